@@ -1,0 +1,294 @@
+"""A folder of brain slices becomes a checked `SliceSet`.
+
+The folder has the layout of the course's data set::
+
+    <root>/keras_png_slices_data/keras_png_slices_train/case_001_slice_0.nii.png
+                                 keras_png_slices_validate/...
+                                 keras_png_slices_test/...
+
+Pictures are square 8-bit grey PNGs (256 x 256 in the course's copy), the subject and the slice
+index (0 = midbrain level ... 31 = top of the ventricles) come from the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+SPLITS = ("train", "validate", "test")
+SLICES_PER_SUBJECT = 32
+LAYOUT_FOLDER = "keras_png_slices_data"
+BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
+CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+_NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
+_FAULTS_SHOWN = 20
+
+Box = tuple[int, int, int]  # top, left, side of a square, in source pixels
+
+
+class SliceDataError(ValueError):
+    """Slices that can't be used; the message has one sentence for every fault found."""
+
+    def __init__(self, faults: list[str]):
+        self.faults = faults
+        hidden = len(faults) - _FAULTS_SHOWN
+        tail = [f"... and {hidden} more faults of this kind."] if hidden > 0 else []
+        super().__init__("\n".join(faults[:_FAULTS_SHOWN] + tail))
+
+
+@dataclass(frozen=True)
+class SliceSet:
+    """The slices of one split, sorted by subject and slice index.
+
+    Attributes:
+        images: float32 (N, size, size, 1) in [0, 1].
+        subjects: int32 (N,), the subject's number in the file names.
+        slices: int32 (N,), the slice index 0 ... 31.
+        split: "train", "validate" or "test".
+        root: the folder that was read.
+        crop: (top, left, side) of the square cut from each source picture, or None for the
+            whole frame.
+    """
+
+    images: np.ndarray
+    subjects: np.ndarray
+    slices: np.ndarray
+    split: str
+    root: Path
+    crop: Box | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of_subject(self, subject: int) -> SliceSet:
+        """The slices of one subject, in the order of the slice index."""
+        chosen = self.subjects == subject
+        return SliceSet(
+            self.images[chosen],
+            self.subjects[chosen],
+            self.slices[chosen],
+            self.split,
+            self.root,
+            self.crop,
+        )
+
+
+def load_slices(
+    root: str | Path, split: str, size: int = 80, crop: str | Box | None = None
+) -> SliceSet:
+    """Reads, checks and resizes one split; the second call for the same files is instant.
+
+    Args:
+        root: the folder that holds `keras_png_slices_data/`, or that folder itself.
+        split: "train", "validate" or "test".
+        size: side of the square pictures returned, in pixels (bicubic, antialiased).
+        crop: None for the whole frame, "brain" for the square box that the training split's
+            brains occupy with a small margin, or such a box as (top, left, side) in source
+            pixels.
+
+    Returns:
+        A `SliceSet`, sorted naturally: subject 2 before subject 10, slice 2 before slice 10.
+
+    Raises:
+        SliceDataError: with one sentence for every fault found: a missing or empty folder, a
+            file that isn't a readable image, that isn't 8-bit grey, that is of another size
+            than the rest or not square, a name that doesn't parse, a subject in two splits.
+        ValueError: for a split, size or crop that makes no sense.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
+    if size < 8:
+        raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
+    if isinstance(crop, str) and crop != "brain":
+        raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
+    folder = _layout_folder(root)
+    files = list_split(folder, split)
+    _refuse_shared_subjects(folder, split, {subject for subject, _ in files})
+    if crop == "brain":
+        crop = brain_box(root)
+    images = _cached(
+        folder, split, list(files.values()), f"{size} {crop}", lambda paths: _read(paths, size, crop)
+    )
+    keys = np.array(list(files), dtype="int32")
+    return SliceSet(
+        images=images.astype("float32")[..., None] / 255,
+        subjects=keys[:, 0],
+        slices=keys[:, 1],
+        split=split,
+        root=Path(root),
+        crop=crop,
+    )
+
+
+def brain_box(root: str | Path) -> Box:
+    """The square (top, left, side), in source pixels, that holds every training brain.
+
+    Reads the training split once; raises `SliceDataError` as `load_slices` does.
+    """
+    folder = _layout_folder(root)
+    paths = list(list_split(folder, "train").values())
+    brightest = _cached(folder, "train", paths, "brightest", _brightest)
+    rows, columns = (np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0))
+    if not len(rows):
+        raise SliceDataError([f"{folder}: every training slice is black; expected brains."])
+    frame = len(brightest)
+    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
+    side = min(int(extent) + 2 * CROP_MARGIN, frame)
+    middle = [(int(line[0]) + int(line[-1]) + 1) // 2 for line in (rows, columns)]
+    top, left = (min(max(centre - side // 2, 0), frame - side) for centre in middle)
+    return top, left, side
+
+
+def list_split(folder: Path, split: str) -> dict[tuple[int, int], Path]:
+    """The files of one split as {(subject, slice index): path}, sorted naturally.
+
+    Raises:
+        SliceDataError: a missing or empty folder, names that don't parse, an index outside
+            0 ... 31, two files for one slice.
+    """
+    folder = folder / f"keras_png_slices_{split}"
+    if not folder.is_dir():
+        raise SliceDataError(
+            [f"{folder}: this folder is missing; the {split} split is expected there."]
+        )
+    files, faults = {}, []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            faults.append(f"{path}: the name doesn't parse; expected case_NNN_slice_K.nii.png.")
+            continue
+        key = int(match[1]), int(match[2])
+        if key[1] >= SLICES_PER_SUBJECT:
+            faults.append(f"{path}: slice index {key[1]}; expected 0 to {SLICES_PER_SUBJECT - 1}.")
+        elif key in files:
+            faults.append(f"{path}: the same subject and slice as {files[key].name}; keep one.")
+        else:
+            files[key] = path
+    if faults:
+        raise SliceDataError(faults)
+    if not files:
+        raise SliceDataError(
+            [f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."]
+        )
+    return dict(sorted(files.items()))
+
+
+def _layout_folder(root: str | Path) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise SliceDataError(
+            [f"{root}: this folder is missing; give the one that holds {LAYOUT_FOLDER}/."]
+        )
+    inner = root / LAYOUT_FOLDER
+    return inner if inner.is_dir() else root
+
+
+def _refuse_shared_subjects(folder: Path, split: str, subjects: set[int]) -> None:
+    """A subject in two splits makes every score on unseen subjects a lie."""
+    faults = []
+    for other in SPLITS:
+        other_folder = folder / f"keras_png_slices_{other}"
+        if other == split or not other_folder.is_dir():
+            continue
+        names = (_NAME.fullmatch(path.name) for path in other_folder.iterdir())
+        shared = subjects & {int(name[1]) for name in names if name}
+        faults += [
+            f"{folder}: subject {subject:03d} is in both {split} and {other}; "
+            "keep each subject in one split."
+            for subject in sorted(shared)
+        ]
+    if faults:
+        raise SliceDataError(faults)
+
+
+def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
+    """One picture as uint8 (height, width), or the sentence that says why not."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode != "L":
+                return None, f"{path}: mode {picture.mode}; expected 8-bit grey (mode L)."
+            return np.asarray(picture), None
+    except (OSError, SyntaxError, ValueError) as error:
+        return None, f"{path}: not a readable image ({error}); copy or download it again."
+
+
+def _read_all(paths: list[Path]) -> list[np.ndarray]:
+    """Opens every picture; refuses the whole lot with all faults in one pass."""
+    bar = tqdm(paths, desc=f"reading {paths[0].parent.name}", unit="slice", leave=False, delay=1)
+    opened = [_open(path) for path in bar]
+    faults = [fault for _, fault in opened if fault]
+    shapes = Counter(picture.shape for picture, _ in opened if picture is not None)
+    if shapes:
+        usual = shapes.most_common(1)[0][0]
+        faults += [
+            f"{path}: {_size(picture.shape)} pixels; the rest of the split is {_size(usual)}."
+            for path, (picture, _) in zip(paths, opened)
+            if picture is not None and picture.shape != usual
+        ]
+        if usual[0] != usual[1]:
+            faults.append(f"{paths[0].parent}: {_size(usual)} pixels; expected square slices.")
+    if faults:
+        raise SliceDataError(faults)
+    return [picture for picture, _ in opened]
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[1]} x {shape[0]}"
+
+
+def _read(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
+    """uint8 (N, size, size)."""
+    pictures = _read_all(paths)
+    frame = len(pictures[0])
+    top, left, side = crop or (0, 0, frame)
+    if min(top, left) < 0 or side < 1 or max(top, left) + side > frame:
+        raise ValueError(f"The crop {crop} (top, left, side) leaves the {frame}-pixel frame.")
+    box = (left, top, left + side, top + side)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box))
+            for picture in pictures
+        ]
+    )
+
+
+def _brightest(paths: list[Path]) -> np.ndarray:
+    """uint8 (frame, frame): the maximum over all slices."""
+    return np.maximum.reduce(_read_all(paths))
+
+
+def cache_folder() -> Path:
+    """Where resized copies are kept: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
+    return Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
+
+
+def _cached(folder: Path, split: str, paths: list[Path], recipe: str, make) -> np.ndarray:
+    """`make(paths)`, kept in our cache under a key of the source files and the recipe."""
+    digest = hashlib.sha256(f"{folder.resolve()} {recipe}".encode())
+    for path in paths:
+        facts = path.stat()
+        digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    kept = cache_folder() / f"{split}-{digest.hexdigest()[:24]}.npy"
+    try:
+        return np.load(kept, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        pass  # not there yet, or damaged: made anew below
+    array = make(paths)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    beside = kept.with_suffix(f".{os.getpid()}.tmp")
+    with open(beside, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+    os.replace(beside, kept)
+    return array

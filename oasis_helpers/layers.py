@@ -1,0 +1,435 @@
+"""Keras layers of the two stages: quantisers and residual blocks; masked and gated convolutions.
+
+Everything here is written with `keras.ops`, so that it runs on any Keras backend.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+_register = keras.saving.register_keras_serializable("oasis_helpers")
+
+
+# ---------------------------------------------------------------------------- stage 1: VQ-VAE
+
+
+@_register
+class VectorQuantizer(keras.layers.Layer):
+    """Replaces every vector by its nearest codebook entry; the codebook learns by gradient.
+
+    The plain quantiser of van den Oord et al. 2017, "Neural Discrete Representation Learning"
+    (arXiv 1711.00937): a codebook loss pulls entries to the encoder's vectors, a commitment
+    loss, weighted by beta, pulls the vectors to their entries, and the gradient passes straight
+    through the choice of entry.
+
+    Args:
+        num_embeddings: K, the number of codebook entries.
+        embedding_dim: D, the length of each entry.
+        commitment_cost: beta, the weight of the commitment loss.
+
+    Call arguments:
+        vectors: float (..., D).
+
+    Returns:
+        float (..., D), each vector's nearest entry; gradients flow as if it were the vector.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost=0.25, **kwargs):
+        super().__init__(**kwargs)
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.commitment_cost = commitment_cost
+        self.usage = CodebookUsage(num_embeddings, name="perplexity")
+
+    def build(self, input_shape):
+        if input_shape[-1] != self.embedding_dim:
+            raise ValueError(
+                f"The encoder's vectors have {input_shape[-1]} components, the codebook's "
+                f"entries {self.embedding_dim}: give both the same embedding_dim."
+            )
+        bound = 1 / self.num_embeddings
+        self.codebook = self.add_weight(
+            name="codebook",
+            shape=(self.num_embeddings, self.embedding_dim),
+            initializer=keras.initializers.RandomUniform(-bound, bound),
+            trainable=self._codebook_has_gradient,
+        )
+
+    _codebook_has_gradient = True
+
+    def call(self, vectors, training=False):
+        codes = self.nearest(vectors)
+        entries = self.lookup(codes)
+        self.usage.update_state(codes)
+        self.add_loss(
+            self.commitment_cost * ops.mean((vectors - ops.stop_gradient(entries)) ** 2)
+        )
+        self._learn(vectors, codes, entries, training)
+        return vectors + ops.stop_gradient(entries - vectors)  # straight-through estimator
+
+    def _learn(self, vectors, codes, entries, training):
+        self.add_loss(ops.mean((entries - ops.stop_gradient(vectors)) ** 2))
+
+    def squared_distances(self, vectors):
+        """float (..., K): the squared Euclidean distance of each vector to each entry."""
+        return (
+            ops.sum(vectors**2, axis=-1, keepdims=True)
+            - 2 * ops.matmul(vectors, ops.transpose(self.codebook))
+            + ops.sum(self.codebook**2, axis=-1)
+        )
+
+    def nearest(self, vectors):
+        """int32 (...): the code of each vector (..., D), the index of its nearest entry."""
+        return ops.cast(ops.argmin(self.squared_distances(vectors), axis=-1), "int32")
+
+    def lookup(self, codes):
+        """float (..., D): the codebook entries of integer codes (...) in 0 ... K-1."""
+        return ops.take(self.codebook, codes, axis=0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "commitment_cost": self.commitment_cost,
+        }
+
+
+@_register
+class EMAVectorQuantizer(VectorQuantizer):
+    """A quantiser whose entries follow the running mean of the vectors they were chosen for.
+
+    Three remedies against a dying codebook: the exponential moving average of van den Oord et
+    al. 2017 (appendix A.1); a data-dependent start, entries drawn from the first batch of
+    encoder vectors; and the restart of entries that hardly any vector chooses (Lancucki et al.
+    2020, arXiv 2005.08520; Dhariwal et al. 2020, Jukebox, arXiv 2005.00341). Start and restart
+    draw vectors with probability proportional to their squared distance to the nearest entry,
+    as k-means++ does (Arthur and Vassilvitskii 2007): with two thirds of a slice black, a
+    uniform draw would mostly pick background.
+
+    Args:
+        num_embeddings, embedding_dim, commitment_cost: as for `VectorQuantizer`.
+        decay: of the moving averages, in [0, 1).
+        restart_below: an entry whose averaged count of vectors per batch falls below this share
+            of an even share (vectors in the batch / K) is restarted.
+        seed: of the random draws.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost=0.25,
+        decay=0.95,
+        restart_below=0.1,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, **kwargs)
+        self.decay = decay
+        self.restart_below = restart_below
+        self.seed = seed
+        self.random = keras.random.SeedGenerator(seed)
+
+    _codebook_has_gradient = False
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        zeros = {"initializer": "zeros", "trainable": False}
+        self.counts = self.add_weight(name="counts", shape=(self.num_embeddings,), **zeros)
+        self.sums = self.add_weight(name="sums", shape=self.codebook.shape, **zeros)
+
+    def _learn(self, vectors, codes, entries, training):
+        if not training:
+            return
+        vectors = ops.reshape(ops.stop_gradient(vectors), (-1, self.embedding_dim))
+        one_hot = ops.one_hot(ops.reshape(codes, (-1,)), self.num_embeddings)
+        counts = self.decay * self.counts + (1 - self.decay) * ops.sum(one_hot, axis=0)
+        sums = self.decay * self.sums + (1 - self.decay) * ops.matmul(
+            ops.transpose(one_hot), vectors
+        )
+        # In the first batch no entry has been chosen yet, so all of them start from the data.
+        even_share = ops.cast(ops.shape(vectors)[0], counts.dtype) / self.num_embeddings
+        untouched = ops.sum(self.counts) == 0
+        dead = ops.logical_or(counts < self.restart_below * even_share, untouched)
+        drawn = self._draw_far_vectors(vectors)
+        counts = ops.where(dead, even_share, counts)
+        sums = ops.where(dead[:, None], drawn * even_share, sums)
+        self.counts.assign(counts)
+        self.sums.assign(sums)
+        self.codebook.assign(sums / counts[:, None])
+
+    def _draw_far_vectors(self, vectors):
+        """(K, D): one vector for each entry, the worse it is quantised the likelier."""
+        distance = ops.maximum(ops.min(self.squared_distances(vectors), axis=-1), 1e-12)
+        chosen = keras.random.categorical(
+            ops.log(distance)[None], self.num_embeddings, seed=self.random
+        )
+        return ops.take(vectors, chosen[0], axis=0)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "decay": self.decay,
+            "restart_below": self.restart_below,
+            "seed": self.seed,
+        }
+
+
+@_register
+class CodebookUsage(keras.metrics.Metric):
+    """Perplexity of the codes seen since the last reset: exp of the entropy of their shares.
+
+    Between 1 (one code does everything) and K (all codes equally often). Keras resets it every
+    epoch, so what `fit` reports is over a whole pass through the split, not over a batch.
+    """
+
+    def __init__(self, num_embeddings: int, **kwargs):
+        super().__init__(**kwargs)
+        self.num_embeddings = num_embeddings
+        self.counts = self.add_variable((num_embeddings,), "zeros", name="counts")
+
+    def update_state(self, codes, sample_weight=None):
+        one_hot = ops.one_hot(ops.reshape(codes, (-1,)), self.num_embeddings)
+        self.counts.assign_add(ops.sum(one_hot, axis=0))
+
+    def result(self):
+        share = self.counts / ops.maximum(ops.sum(self.counts), 1)
+        return ops.exp(-ops.sum(share * ops.log(ops.maximum(share, 1e-12))))
+
+    def get_config(self):
+        return {**super().get_config(), "num_embeddings": self.num_embeddings}
+
+
+@_register
+class ResidualBlock(keras.layers.Layer):
+    """x + conv1x1(relu(conv3x3(relu(x)))): a light residual block (He et al. 2016).
+
+    Args:
+        filters: channels of the input and of the output.
+        hidden: channels between the two convolutions.
+    """
+
+    def __init__(self, filters: int, hidden: int, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.hidden = filters, hidden
+        self.look = keras.layers.Conv2D(hidden, 3, padding="same", kernel_initializer="he_normal")
+        self.mix = keras.layers.Conv2D(filters, 1)
+
+    def build(self, input_shape):
+        self.look.build(input_shape)
+        self.mix.build((*input_shape[:-1], self.hidden))
+
+    def call(self, inputs):
+        return inputs + self.mix(ops.relu(self.look(ops.relu(inputs))))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "hidden": self.hidden}
+
+
+# --------------------------------------------------------------------------- stage 2: PixelCNN
+
+
+@_register
+class MaskedConv2D(keras.layers.Conv2D):
+    """A convolution that sees only what comes before a position in reading order.
+
+    van den Oord et al. 2016, "Pixel Recurrent Neural Networks" (arXiv 1601.06759). The kernel is
+    multiplied by a mask of zeros and ones in every call; the weights themselves are never
+    written to.
+
+    Args:
+        filters, kernel_size: as for `keras.layers.Conv2D`; the kernel's sides must be odd.
+        mask_type: "A" hides the position itself (for the first layer, which sees codes), "B"
+            lets it through (for later layers, whose features already exclude it).
+    """
+
+    def __init__(self, filters: int, kernel_size, mask_type: str, **kwargs):
+        if mask_type not in ("A", "B"):
+            raise ValueError(f'Mask type {mask_type!r}: choose "A" or "B".')
+        kwargs["padding"] = "same"
+        super().__init__(filters, kernel_size, **kwargs)
+        self.mask_type = mask_type
+
+    @property
+    def mask(self) -> np.ndarray:
+        """float32 (height, width, 1, 1): 1 where the kernel may look."""
+        height, width = self.kernel_size
+        mask = np.ones((height, width, 1, 1), "float32")
+        mask[height // 2, width // 2 + (self.mask_type == "B") :] = 0
+        mask[height // 2 + 1 :] = 0
+        return mask
+
+    @property
+    def kernel(self):
+        return super().kernel * self.mask
+
+    def get_config(self):
+        config = {**super().get_config(), "mask_type": self.mask_type}
+        del config["padding"]
+        return config
+
+
+@_register
+class CausalConv2D(keras.layers.Conv2D):
+    """A convolution over the rows above and, or, the columns to the left; no weight is wasted.
+
+    Instead of masking a square kernel, the input is padded at the top or the left and cut at the
+    other end, so that the kernel's last row (or column) lies on the position itself, or, with
+    `shift`, just before it. The two stacks of a gated PixelCNN are made of it (van den Oord et
+    al. 2016, arXiv 1606.05328): a vertical one, kernel (rows, odd columns), sees whole rows; a
+    horizontal one, kernel (1, columns), sees the own row to the left.
+
+    Args:
+        filters, kernel_size: as for `keras.layers.Conv2D`.
+        shift: True where the position's own row (vertical) or own column (horizontal) must stay
+            hidden: in the first layer, which sees codes.
+    """
+
+    def __init__(self, filters: int, kernel_size, shift=False, **kwargs):
+        kwargs["padding"] = "valid"
+        super().__init__(filters, kernel_size, **kwargs)
+        self.shift = shift
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows padded at the top and bottom, columns padded at the left and right."""
+        rows, columns = self.kernel_size
+        if rows == 1:
+            return (0, 0), (columns - 1 + self.shift, -int(self.shift))
+        return (rows - 1 + self.shift, -int(self.shift)), (columns // 2, columns // 2)
+
+    def call(self, inputs):
+        (top, bottom), (left, right) = self.margins
+        padded = ops.pad(inputs, ((0, 0), (top, 0), (left, max(right, 0)), (0, 0)))
+        height, width = ops.shape(padded)[1], ops.shape(padded)[2]
+        return super().call(padded[:, : height + bottom, : width + min(right, 0)])
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self):
+        config = {**super().get_config(), "shift": self.shift}
+        del config["padding"]
+        return config
+
+
+@_register
+class GatedBlock(keras.layers.Layer):
+    """One layer of the two stacks, with the gate tanh(a) x sigmoid(b).
+
+    The vertical stack reads all rows above; the horizontal stack reads the own row to the left
+    and, through a 1 x 1 convolution, the vertical stack: together every earlier position and
+    nothing else, so there is no blind spot (van den Oord et al. 2016, arXiv 1606.05328). The
+    condition enters as a bias before each gate.
+
+    Args:
+        filters: C, the channels of both stacks.
+        reach: columns to either side (vertical) and to the left (horizontal) that it reads.
+        shift: True in the first layer, whose input shows the codes themselves.
+        dropout: share of the gated features dropped in training.
+
+    Call arguments:
+        vertical, horizontal: float (N, h, w, C).
+        condition: float (N, E).
+
+    Returns:
+        The new (vertical, horizontal), float (N, h, w, C) each.
+    """
+
+    def __init__(self, filters: int, reach: int = 1, shift=False, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.reach, self.shift, self.dropout = filters, reach, shift, dropout
+        self.above = CausalConv2D(2 * filters, (reach + 1, 2 * reach + 1), shift)
+        self.left = CausalConv2D(2 * filters, (1, reach + 1), shift)
+        self.down = keras.layers.Dense(2 * filters)
+        self.bias_above = keras.layers.Dense(2 * filters, use_bias=False)
+        self.bias_left = keras.layers.Dense(2 * filters, use_bias=False)
+        self.out_above = keras.layers.Dense(filters)
+        self.out_left = keras.layers.Dense(filters)
+        self.drop = keras.layers.Dropout(dropout)
+
+    def build(self, vertical_shape, horizontal_shape, condition_shape):
+        self.above.build(vertical_shape)
+        self.left.build(horizontal_shape)
+        self.down.build((*vertical_shape[:-1], 2 * self.filters))
+        for bias in (self.bias_above, self.bias_left):
+            bias.build(condition_shape)
+        for out in (self.out_above, self.out_left):
+            out.build((*vertical_shape[:-1], self.filters))
+
+    def call(self, vertical, horizontal, condition, training=False):
+        above = self.above(vertical)
+        left = self.left(horizontal) + self.down(above)
+        above = gate(above + self.bias_above(condition)[:, None, None])
+        left = gate(left + self.bias_left(condition)[:, None, None])
+        above = self.out_above(self.drop(above, training=training))
+        left = self.out_left(self.drop(left, training=training))
+        if self.shift:  # the inputs show the codes themselves: no residual may carry them on
+            return above, left
+        return vertical + above, horizontal + left
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "reach": self.reach,
+            "shift": self.shift,
+            "dropout": self.dropout,
+        }
+
+
+def gate(features):
+    """tanh of the first half of the channels times the sigmoid of the second half."""
+    values, switches = ops.split(features, 2, axis=-1)
+    return ops.tanh(values) * ops.sigmoid(switches)
+
+
+@_register
+class CausalAttention(keras.layers.Layer):
+    """Self-attention in reading order, added to its input (PixelSNAIL, arXiv 1712.09763).
+
+    A position looks at itself and at every earlier one. The features it gets exclude the
+    position's own code already, so that looking at itself leaks nothing.
+
+    Args:
+        heads: number of attention heads.
+        head_dim: channels of each head.
+    """
+
+    def __init__(self, heads: int, head_dim: int, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.heads, self.head_dim, self.dropout = heads, head_dim, dropout
+        self.norm = keras.layers.LayerNormalization()
+        self.project = keras.layers.Dense(3 * heads * head_dim, use_bias=False)
+        self.drop = keras.layers.Dropout(dropout)
+
+    def build(self, input_shape):
+        self.norm.build(input_shape)
+        self.project.build(input_shape)
+        self.out = keras.layers.Dense(input_shape[-1])
+        self.out.build((*input_shape[:-1], self.heads * self.head_dim))
+
+    def call(self, features, training=False):
+        _, height, width, _ = features.shape
+        cells = height * width
+        projected = ops.reshape(
+            self.project(self.norm(features)), (-1, cells, 3, self.heads, self.head_dim)
+        )
+        query, key, value = (projected[:, :, part] for part in range(3))
+        scores = ops.einsum("nqhd,nkhd->nhqk", query, key) / self.head_dim**0.5
+        earlier = np.tril(np.ones((cells, cells), "bool"))
+        weights = ops.softmax(ops.where(earlier, scores, -1e9), axis=-1)
+        seen = ops.einsum("nhqk,nkhd->nqhd", weights, value)
+        seen = ops.reshape(seen, (-1, height, width, self.heads * self.head_dim))
+        return features + self.drop(self.out(seen), training=training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "dropout": self.dropout,
+        }

@@ -1,0 +1,217 @@
+"""Every number the series quotes, each defined once.
+
+Pictures are float arrays (N, size, size, 1) in [0, 1]; SSIM's luminance term presumes
+non-negative data, so the range [-0.5, 0.5] of the networks is never scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from skimage.metrics import structural_similarity
+
+from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
+
+RESAMPLES = 2000  # of subjects, for the 95 % intervals
+
+
+def ssim_scores(originals: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSIM and brain SSIM of each picture (Wang et al. 2004).
+
+    skimage's `structural_similarity` with Gaussian weights, sigma 1.5 pixels,
+    `use_sample_covariance=False` and `data_range=1`. Brain SSIM is the mean of the SSIM map
+    over pixels whose original is above 10 / 255: two thirds of a whole-frame slice are black
+    and score 1 for nothing.
+
+    Args:
+        originals, pictures: float (N, size, size, 1) in [0, 1].
+
+    Returns:
+        Two float64 (N,); brain SSIM is NaN for a black original.
+
+    Raises:
+        ValueError: for different shapes, or values outside [0, 1].
+    """
+    _refuse_bad_pictures(originals, pictures)
+    whole, brain = np.empty(len(originals)), np.full(len(originals), np.nan)
+    for number, (original, picture) in enumerate(zip(originals[..., 0], pictures[..., 0])):
+        whole[number], similarity = structural_similarity(
+            original,
+            picture,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            data_range=1.0,
+            full=True,
+        )
+        inside = original > BRAIN_THRESHOLD
+        if inside.any():
+            brain[number] = similarity[inside].mean()
+    return whole, brain
+
+
+def psnr(originals: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each picture in decibels, float64 (N,)."""
+    _refuse_bad_pictures(originals, pictures)
+    error = np.mean((originals.astype("float64") - pictures) ** 2, axis=(1, 2, 3))
+    return -10 * np.log10(np.maximum(error, 1e-12))
+
+
+def _refuse_bad_pictures(originals: np.ndarray, pictures: np.ndarray) -> None:
+    if originals.shape != pictures.shape or originals.ndim != 4:
+        raise ValueError(
+            f"Pictures of shapes {originals.shape} and {pictures.shape} can't be compared; "
+            "expected (N, size, size, 1) twice."
+        )
+    for name, values in (("originals", originals), ("pictures", pictures)):
+        if values.size and not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError(
+                f"The {name} hold values from {values.min():.3g} to {values.max():.3g}; "
+                "expected [0, 1]: SSIM means nothing on data centred at 0."
+            )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over slices with its 95 % interval from resampling subjects."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) -> Estimate:
+    """The mean of per-slice values, with the interval that other subjects might have given.
+
+    Slices of one subject are alike, so whole subjects are resampled, not slices.
+
+    Args:
+        values: float (N,), NaN where a slice has no value.
+        subjects: int (N,).
+        seed: of the resampling.
+    """
+    _, group = np.unique(subjects, return_inverse=True)
+    valid = ~np.isnan(values)
+    sums = np.bincount(group[valid], values[valid])
+    counts = np.bincount(group[valid])
+    chosen = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = sums[chosen].sum(1) / counts[chosen].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(np.nanmean(values)), float(low), float(high))
+
+
+# ------------------------------------------------------------------------------------ codebook
+
+
+def code_counts(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
+    """How often each code occurs: int (K,)."""
+    return np.bincount(np.ravel(codes), minlength=num_embeddings)
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """exp of the entropy of the shares: how many equally used codes would be as varied."""
+    return float(np.exp(stats.entropy(counts)))
+
+
+# --------------------------------------------------------------------------------------- prior
+
+
+def bits_per_code(log_prob: np.ndarray, cells: int) -> np.ndarray:
+    """Bits per code of whole maps: -log2 p / cells, from natural logarithms float (N,)."""
+    return -np.asarray(log_prob, "float64") / (cells * np.log(2))
+
+
+def baseline_bits(
+    train_codes: np.ndarray,
+    train_slices: np.ndarray,
+    codes: np.ndarray,
+    slices: np.ndarray,
+    num_embeddings: int,
+) -> dict[str, float]:
+    """Bits per code of four priors that only count, the yardsticks of every learnt one.
+
+    Each adds one imaginary observation, spread like the next coarser table, to every table of
+    counts, so that no code has probability 0.
+
+    Args:
+        train_codes, train_slices: int (N, h, w) and int (N,), what is counted.
+        codes, slices: int (M, h, w) and int (M,), what is scored.
+        num_embeddings: K.
+
+    Returns:
+        {"uniform", "marginal", "per position", "per slice and position"}: mean bits per code.
+    """
+    rows, columns = np.indices(codes.shape[1:])
+    per_slice = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
+    np.add.at(per_slice, (train_slices[:, None, None], rows, columns, train_codes), 1)
+    per_position = per_slice.sum(0)
+    marginal = _shares(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
+    per_position = _shares(per_position, marginal)
+    per_slice = _shares(per_slice, per_position)
+    return {
+        "uniform": float(np.log2(num_embeddings)),
+        "marginal": float(-np.log2(marginal[codes]).mean()),
+        "per position": float(-np.log2(per_position[rows, columns, codes]).mean()),
+        "per slice and position": float(
+            -np.log2(per_slice[slices[:, None, None], rows, columns, codes]).mean()
+        ),
+    }
+
+
+def _shares(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
+    """Counts (..., K) plus one imaginary observation spread like `coarser`, as probabilities."""
+    counts = counts + coarser
+    return counts / counts.sum(-1, keepdims=True)
+
+
+# ------------------------------------------------------------------------------ the whole table
+
+
+def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
+    """Scores of a VQ-VAE on every slice of a split: SSIM, brain SSIM, PSNR, rate, codebook use.
+
+    Returns:
+        A dict of numbers that JSON can hold; each estimate as [mean, low, high].
+    """
+    codes = vqvae.encode(slices.images)
+    pictures = vqvae.decode(codes)
+    whole, brain = ssim_scores(slices.images, pictures)
+    counts = code_counts(codes, vqvae.num_embeddings)
+    in_brain = code_counts(codes[vqvae.brain_cells(slices.images)], vqvae.num_embeddings)
+
+    def estimate(values):
+        interval = subject_interval(values, slices.subjects)
+        return [round(number, 4) for number in (interval.mean, interval.low, interval.high)]
+
+    return {
+        "slices": len(slices),
+        "subjects": len(np.unique(slices.subjects)),
+        "ssim": estimate(whole),
+        "brain_ssim": estimate(brain),
+        "psnr_db": estimate(psnr(slices.images, pictures)),
+        "bits_per_slice": round(vqvae.bits_per_slice, 1),
+        "perplexity": round(perplexity(counts), 1),
+        "perplexity_brain_cells": round(perplexity(in_brain), 1),
+        "codes_used": int((counts > 0).sum()),
+    }
+
+
+def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
+    """Bits per code of a prior on a split beside the four baselines counted on `train`."""
+    train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
+    bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
+    interval = subject_interval(bits, slices.subjects)
+    baselines = baseline_bits(
+        train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings
+    )
+    return {
+        "bits_per_code": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
+        "baselines": {name: round(bits, 4) for name, bits in baselines.items()},
+    }
