@@ -29,14 +29,15 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from tqdm.auto import tqdm
 
-FOLDER = "keras_png_slices_data"
-SPLITS = ("train", "validate", "test")
+from oasis_helpers.data import LAYOUT_FOLDER as FOLDER
+from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
+from oasis_helpers.data import SPLITS
+
 RECORD = "cohort.json"
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
 MAX_SUBJECTS = 999  # case_NNN
 MAX_WORKERS = 8  # a subject in the making holds about 100 MB
 
-SLICES = 32
 FRAME = 256  # pixels a side
 ROWS, COLUMNS = slice(36, 220), slice(52, 204)  # the part of the frame that a brain can reach
 BOX = (SLICES, ROWS.stop - ROWS.start, COLUMNS.stop - COLUMNS.start)

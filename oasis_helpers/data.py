@@ -111,14 +111,10 @@ def load_slices(
         raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
     if isinstance(crop, str) and crop != "brain":
         raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
-    folder = _layout_folder(root)
-    files = list_split(folder, split)
-    _refuse_shared_subjects(folder, split, {subject for subject, _ in files})
+    files = _checked_files(_layout_folder(root), split)
     if crop == "brain":
         crop = brain_box(root)
-    images = _cached(
-        folder, split, list(files.values()), f"{size} {crop}", lambda paths: _read(paths, size, crop)
-    )
+    images = _cached(list(files.values()), f"{size} {crop}", lambda paths: _read(paths, size, crop))
     keys = np.array(list(files), dtype="int32")
     return SliceSet(
         images=images.astype("float32")[..., None] / 255,
@@ -136,8 +132,8 @@ def brain_box(root: str | Path) -> Box:
     Reads the training split once; raises `SliceDataError` as `load_slices` does.
     """
     folder = _layout_folder(root)
-    paths = list(list_split(folder, "train").values())
-    brightest = _cached(folder, "train", paths, "brightest", _brightest)
+    paths = list(_checked_files(folder, "train").values())
+    brightest = _cached(paths, "brightest", _brightest)
     rows, columns = (np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0))
     if not len(rows):
         raise SliceDataError([f"{folder}: every training slice is black; expected brains."])
@@ -149,13 +145,35 @@ def brain_box(root: str | Path) -> Box:
     return top, left, side
 
 
-def list_split(folder: Path, split: str) -> dict[tuple[int, int], Path]:
-    """The files of one split as {(subject, slice index): path}, sorted naturally.
+def _layout_folder(root: str | Path) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise SliceDataError(
+            [f"{root}: this folder is missing; give the one that holds {LAYOUT_FOLDER}/."]
+        )
+    inner = root / LAYOUT_FOLDER
+    return inner if inner.is_dir() else root
 
-    Raises:
-        SliceDataError: a missing or empty folder, names that don't parse, an index outside
-            0 ... 31, two files for one slice.
+
+def _checked_files(folder: Path, split: str) -> dict[tuple[int, int], Path]:
+    """{(subject, slice index): path} of a split, sorted naturally.
+
+    With a fault among the names, the pictures are opened too, so that one message tells all.
     """
+    files, faults = _list_split(folder, split)
+    faults += _shared_subjects(folder, split, {subject for subject, _ in files})
+    if faults:
+        raise SliceDataError(faults + _open_all(list(files.values()))[1])
+    if not files:
+        folder = folder / f"keras_png_slices_{split}"
+        raise SliceDataError(
+            [f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."]
+        )
+    return dict(sorted(files.items()))
+
+
+def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
+    """The files whose names are in order, and a sentence for each other one."""
     folder = folder / f"keras_png_slices_{split}"
     if not folder.is_dir():
         raise SliceDataError(
@@ -176,27 +194,11 @@ def list_split(folder: Path, split: str) -> dict[tuple[int, int], Path]:
             faults.append(f"{path}: the same subject and slice as {files[key].name}; keep one.")
         else:
             files[key] = path
-    if faults:
-        raise SliceDataError(faults)
-    if not files:
-        raise SliceDataError(
-            [f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."]
-        )
-    return dict(sorted(files.items()))
+    return files, faults
 
 
-def _layout_folder(root: str | Path) -> Path:
-    root = Path(root)
-    if not root.is_dir():
-        raise SliceDataError(
-            [f"{root}: this folder is missing; give the one that holds {LAYOUT_FOLDER}/."]
-        )
-    inner = root / LAYOUT_FOLDER
-    return inner if inner.is_dir() else root
-
-
-def _refuse_shared_subjects(folder: Path, split: str, subjects: set[int]) -> None:
-    """A subject in two splits makes every score on unseen subjects a lie."""
+def _shared_subjects(folder: Path, split: str, subjects: set[int]) -> list[str]:
+    """A subject in two splits makes every score on unseen subjects a lie: a sentence for each."""
     faults = []
     for other in SPLITS:
         other_folder = folder / f"keras_png_slices_{other}"
@@ -209,8 +211,7 @@ def _refuse_shared_subjects(folder: Path, split: str, subjects: set[int]) -> Non
             "keep each subject in one split."
             for subject in sorted(shared)
         ]
-    if faults:
-        raise SliceDataError(faults)
+    return faults
 
 
 def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
@@ -224,24 +225,32 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
         return None, f"{path}: not a readable image ({error}); copy or download it again."
 
 
-def _read_all(paths: list[Path]) -> list[np.ndarray]:
-    """Opens every picture; refuses the whole lot with all faults in one pass."""
-    bar = tqdm(paths, desc=f"reading {paths[0].parent.name}", unit="slice", leave=False, delay=1)
+def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
+    """Every picture that can be used, and a sentence for each one that can't."""
+    if not paths:
+        return [], []
+    folder = paths[0].parent
+    bar = tqdm(paths, desc=f"reading {folder.name}", unit="slice", leave=False, delay=1)
     opened = [_open(path) for path in bar]
     faults = [fault for _, fault in opened if fault]
     shapes = Counter(picture.shape for picture, _ in opened if picture is not None)
-    if shapes:
-        usual = shapes.most_common(1)[0][0]
-        faults += [
-            f"{path}: {_size(picture.shape)} pixels; the rest of the split is {_size(usual)}."
-            for path, (picture, _) in zip(paths, opened)
-            if picture is not None and picture.shape != usual
-        ]
-        if usual[0] != usual[1]:
-            faults.append(f"{paths[0].parent}: {_size(usual)} pixels; expected square slices.")
+    usual = shapes.most_common(1)[0][0] if shapes else (0, 0)
+    faults += [
+        f"{path}: {_size(picture.shape)} pixels; the rest of the split is {_size(usual)}."
+        for path, (picture, _) in zip(paths, opened)
+        if picture is not None and picture.shape != usual
+    ]
+    if usual[0] != usual[1]:
+        faults.append(f"{folder}: {_size(usual)} pixels; expected square slices.")
+    return [picture for picture, _ in opened if picture is not None], faults
+
+
+def _read_all(paths: list[Path]) -> list[np.ndarray]:
+    """Opens every picture; refuses the whole lot with all faults in one pass."""
+    pictures, faults = _open_all(paths)
     if faults:
         raise SliceDataError(faults)
-    return [picture for picture, _ in opened]
+    return pictures
 
 
 def _size(shape: tuple[int, int]) -> str:
@@ -274,13 +283,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
 
 
-def _cached(folder: Path, split: str, paths: list[Path], recipe: str, make) -> np.ndarray:
+def _cached(paths: list[Path], recipe: str, make) -> np.ndarray:
     """`make(paths)`, kept in our cache under a key of the source files and the recipe."""
-    digest = hashlib.sha256(f"{folder.resolve()} {recipe}".encode())
+    folder = paths[0].parent.resolve()
+    digest = hashlib.sha256(f"{folder} {recipe}".encode())
     for path in paths:
         facts = path.stat()
         digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    kept = cache_folder() / f"{split}-{digest.hexdigest()[:24]}.npy"
+    kept = cache_folder() / f"{folder.name}-{digest.hexdigest()[:24]}.npy"
     try:
         return np.load(kept, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -149,15 +149,21 @@ class FullPass:
 # -------------------------------------------------------------------------------------- caches
 
 
-def _numpy(variable) -> np.ndarray:
-    return ops.convert_to_numpy(variable)
+def _affine(layer, rows=slice(None)):
+    """A layer's product and bias as a function of NumPy rows (n, inputs), weights read once.
+
+    A convolution's kernel is flattened, so its input is a flattened patch; `rows` keeps some of
+    the kernel's rows.
+    """
+    kernel = ops.convert_to_numpy(layer.kernel)
+    if kernel.ndim == 4:
+        kernel = kernel[rows].reshape(-1, kernel.shape[-1])
+    bias = ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)
+    return lambda x: x @ kernel + bias
 
 
-def _dense(layer, x: np.ndarray) -> np.ndarray:
-    """What a Dense or 1 x 1 convolution layer computes, without its activation."""
-    kernel = _numpy(layer.kernel)
-    y = x @ kernel.reshape(kernel.shape[-2:])
-    return y + _numpy(layer.bias) if layer.use_bias else y
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
 
 
 def _gate(features: np.ndarray) -> np.ndarray:
@@ -169,42 +175,45 @@ class MaskedCache:
     """Remembers the features of every layer of a `MaskedPixelCNN` at all earlier positions."""
 
     def __init__(self, prior: MaskedPixelCNN, slice_index: np.ndarray):
-        self.prior, self.position = prior, 0
-        self.count = len(slice_index)
-        height, width = prior.grid
+        self.grid, self.count, self.position = prior.grid, len(slice_index), 0
         # The first convolution over one-hot codes is a sum of rows of its kernel: a table.
-        self.table = _numpy(prior.first.kernel)
-        self.reach = self.table.shape[0] // 2
-        frame = (self.count, height + self.reach, width + 2 * self.reach)
-        self.codes = np.full(frame, -1)
-        self.inner = [
-            np.zeros((self.count, height + 1, width + 2, prior.filters // 2), "float32")
-            for _ in prior.residuals
+        self.table = ops.convert_to_numpy(prior.first.kernel)
+        self.table_bias = ops.convert_to_numpy(prior.first.bias)
+        self.visible = list(zip(*np.nonzero(prior.first.mask[:, :, 0, 0])))
+        self.reach = len(self.table) // 2
+        height, width = prior.grid
+        self.codes = np.full((self.count, height + self.reach, width + 2 * self.reach), -1)
+        # Of a 3 x 3 mask B the last row is all zeros.
+        self.residuals = [
+            (_affine(narrow), _affine(look, slice(2)), _affine(widen))
+            for narrow, look, widen in prior.residuals
         ]
+        shape = (self.count, height + 1, width + 2, prior.filters // 2)
+        self.inner = [np.zeros(shape, "float32") for _ in prior.residuals]
+        self.head = [_affine(layer) for layer in prior.head]
+        self.logits = _affine(prior.logits)
 
     def next_logits(self) -> np.ndarray:
-        row, column = divmod(self.position, self.prior.grid[1])
-        x = np.maximum(self._look_up(row, column), 0)
-        for (narrow, look, widen), kept in zip(self.prior.residuals, self.inner):
-            kept[:, row + 1, column + 1] = np.maximum(_dense(narrow, x), 0)
+        row, column = divmod(self.position, self.grid[1])
+        x = _relu(self._look_up(row, column))
+        for (narrow, look, widen), kept in zip(self.residuals, self.inner):
+            kept[:, row + 1, column + 1] = _relu(narrow(x))
             patch = kept[:, row : row + 2, column : column + 3].reshape(self.count, -1)
-            kernel = _numpy(look.kernel)[:2].reshape(-1, look.filters)
-            seen = np.maximum(patch @ kernel + _numpy(look.bias), 0)
-            x = x + np.maximum(_dense(widen, seen), 0)
-        for layer in self.prior.head:
-            x = np.maximum(_dense(layer, x), 0)
-        return _dense(self.prior.logits, x)
+            x = x + _relu(widen(_relu(look(patch))))
+        for layer in self.head:
+            x = _relu(layer(x))
+        return self.logits(x)
 
     def _look_up(self, row: int, column: int) -> np.ndarray:
         """The first layer's output (n, filters) before its activation."""
-        total = np.tile(_numpy(self.prior.first.bias), (self.count, 1))
-        for down, right in zip(*np.nonzero(self.prior.first.mask[:, :, 0, 0])):
+        total = np.tile(self.table_bias, (self.count, 1))
+        for down, right in self.visible:
             codes = self.codes[:, row + down, column + right]
             total += np.where(codes[:, None] >= 0, self.table[down, right, codes], 0)
         return total
 
     def append(self, codes: np.ndarray) -> None:
-        row, column = divmod(self.position, self.prior.grid[1])
+        row, column = divmod(self.position, self.grid[1])
         self.codes[:, row + self.reach, column + self.reach] = codes
         self.position += 1
 
@@ -214,98 +223,114 @@ class GatedCache:
 
     The vertical stack is computed a row at a time, when the row is entered: it depends on
     earlier rows only. The horizontal stack is computed a position at a time from the features to
-    the left, attention from the kept keys and values.
+    the left, attention from the keys and values kept of all earlier positions.
     """
 
     def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
-        self.prior, self.position = prior, 0
-        self.count = len(slice_index)
-        height, width = prior.grid
-        self.blocks = [prior.first, *prior.gated]
-        condition = _numpy(prior.condition.embeddings)[slice_index]
-        self.bias_above = [_dense(block.bias_above, condition) for block in self.blocks]
-        self.bias_left = [_dense(block.bias_left, condition) for block in self.blocks]
-        self.place = _numpy(prior.place.embeddings).reshape(height, width, -1)
-        self.embedding = _numpy(prior.embed.embeddings)
-        self.kernels = [
-            tuple(_numpy(layer.kernel) for layer in (block.above, block.left))
-            for block in self.blocks
+        self.grid, self.count, self.position = prior.grid, len(slice_index), 0
+        self.embedding = ops.convert_to_numpy(prior.embed.embeddings)
+        self.place = ops.convert_to_numpy(prior.place.embeddings).reshape(*prior.grid, -1)
+        condition = ops.convert_to_numpy(prior.condition.embeddings)[slice_index]
+        self.blocks = [
+            _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
         ]
-        self.vertical, self.horizontal = [], []
-        for block in self.blocks:
-            (top, _), (side, _) = block.above.margins
-            (_, _), (left, _) = block.left.margins
-            shape = (self.count, height + top, width + 2 * side, prior.filters)
-            self.vertical.append(np.zeros(shape, "float32"))
-            self.horizontal.append(
-                np.zeros((self.count, height, width + left, prior.filters), "float32")
-            )
-        self.attended = {name: ([], []) for name in prior.attention}
+        # Attention number i follows gated block i, which comes after the first block.
+        self.attention = {
+            int(number) + 1: _CachedAttention(layer) for number, layer in prior.attention.items()
+        }
         self.previous = np.zeros((self.count, prior.filters), "float32")
+        self.head, self.logits = _affine(prior.head), _affine(prior.logits)
 
     def next_logits(self) -> np.ndarray:
-        row, column = divmod(self.position, self.prior.grid[1])
+        row, column = divmod(self.position, self.grid[1])
         if column == 0:
             self._enter_row(row)
-        x = None
-        for number, block in enumerate(self.blocks):
-            kept, kernel = self.horizontal[number], self.kernels[number][1]
-            (_, _), (left, _) = block.left.margins
-            if x is not None:
-                kept[:, row, column + left] = x
-            patch = kept[:, row, column : column + kernel.shape[1]].reshape(self.count, -1)
-            features = patch @ kernel.reshape(-1, kernel.shape[-1]) + _numpy(block.left.bias)
-            features = features + self.down[number][:, column] + self.bias_left[number]
-            new = _dense(block.out_left, _gate(features))
-            x = new + self.place[row, column] + self.previous if block.shift else x + new
-            if str(number - 1) in self.attended:
-                x = x + self._attend(str(number - 1), x)
-        x = np.maximum(x + self.top_of_vertical[:, column], 0)
-        return _dense(self.prior.logits, np.maximum(_dense(self.prior.head, x), 0))
-
-    def append(self, codes: np.ndarray) -> None:
-        row, column = divmod(self.position, self.prior.grid[1])
-        embedded = self.embedding[codes]
-        (top, _), (side, _) = self.prior.first.above.margins
-        (_, _), (left, _) = self.prior.first.left.margins
-        self.vertical[0][:, row + top, column + side] = embedded
-        self.horizontal[0][:, row, column + left] = embedded
-        self.previous = embedded
-        self.position += 1
+        x = self.blocks[0].step(row, column) + self.place[row, column] + self.previous
+        for number, block in enumerate(self.blocks[1:], start=1):
+            block.keep_left(row, column, x)
+            x = x + block.step(row, column)
+            if number in self.attention:
+                x = x + self.attention[number].step(x)
+        x = _relu(x + self.top_of_vertical[:, column])
+        return self.logits(_relu(self.head(x)))
 
     def _enter_row(self, row: int) -> None:
-        """The vertical stack's features of one row, and what they hand to the horizontal one."""
-        width = self.prior.grid[1]
-        self.down, x = [], None
-        for number, block in enumerate(self.blocks):
-            kept, kernel = self.vertical[number], self.kernels[number][0]
-            (top, _), (side, _) = block.above.margins
-            if x is not None:
-                kept[:, row + top, side : side + width] = x
-            rows, columns = kernel.shape[:2]
-            above = _numpy(block.above.bias) + sum(
-                kept[:, row + down, right : right + width] @ kernel[down, right]
-                for down in range(rows)
-                for right in range(columns)
-            )
-            self.down.append(_dense(block.down, above))
-            new = _dense(block.out_above, _gate(above + self.bias_above[number][:, None]))
-            x = new + self.place[row] if block.shift else x + new
+        """Carries the vertical stack through one row."""
+        x = self.blocks[0].enter_row(row) + self.place[row]
+        for block in self.blocks[1:]:
+            block.keep_above(row, x)
+            x = x + block.enter_row(row)
         self.top_of_vertical = x
 
-    def _attend(self, name: str, x: np.ndarray) -> np.ndarray:
-        layer = self.prior.attention[name]
-        centred = x - x.mean(-1, keepdims=True)
-        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + layer.norm.epsilon)
-        normed = centred / scale * _numpy(layer.norm.gamma) + _numpy(layer.norm.beta)
-        query, key, value = np.moveaxis(
-            _dense(layer.project, normed).reshape(self.count, 3, layer.heads, -1), 1, 0
+    def append(self, codes: np.ndarray) -> None:
+        row, column = divmod(self.position, self.grid[1])
+        self.previous = self.embedding[codes]
+        self.blocks[0].keep_above(row, self.previous[:, None], column)
+        self.blocks[0].keep_left(row, column, self.previous)
+        self.position += 1
+
+
+class _CachedBlock:
+    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal)."""
+
+    def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
+        (self.top, _), (self.side, _) = block.above.margins
+        (_, _), (self.margin, _) = block.left.margins
+        self.width = grid[1]
+        filters = block.filters
+        self.rows, self.columns = block.above.kernel_size
+        self.reach = block.left.kernel_size[1]
+        self.above, self.left, self.down = map(_affine, (block.above, block.left, block.down))
+        self.out_above, self.out_left = _affine(block.out_above), _affine(block.out_left)
+        self.bias_above = _affine(block.bias_above)(condition)[:, None]
+        self.bias_left = _affine(block.bias_left)(condition)
+        shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, filters)
+        self.seen_above = np.zeros(shape, "float32")
+        self.seen_left = np.zeros((len(condition), grid[0], grid[1] + self.margin, filters), "f4")
+
+    def keep_above(self, row: int, features: np.ndarray, column: int = 0) -> None:
+        start = self.side + column
+        self.seen_above[:, row + self.top, start : start + features.shape[1]] = features
+
+    def keep_left(self, row: int, column: int, features: np.ndarray) -> None:
+        self.seen_left[:, row, column + self.margin] = features
+
+    def enter_row(self, row: int) -> np.ndarray:
+        """The vertical stack's new features of a row, float32 (n, width, C)."""
+        band = self.seen_above[:, row : row + self.rows]
+        patches = np.stack(
+            [band[:, :, start : start + self.columns] for start in range(self.width)], axis=1
         )
-        keys, values = self.attended[name]
-        keys.append(key)
-        values.append(value)
-        scores = np.einsum("nhd,pnhd->nhp", query, np.stack(keys)) / layer.head_dim**0.5
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        above = self.above(patches.reshape(*patches.shape[:2], -1))
+        self.handed_down = self.down(above)
+        return self.out_above(_gate(above + self.bias_above))
+
+    def step(self, row: int, column: int) -> np.ndarray:
+        """The horizontal stack's new features of a position, float32 (n, C)."""
+        patch = self.seen_left[:, row, column : column + self.reach]
+        features = self.left(patch.reshape(len(patch), -1)) + self.handed_down[:, column]
+        return self.out_left(_gate(features + self.bias_left))
+
+
+class _CachedAttention:
+    """A `CausalAttention` that keeps the keys and values of earlier positions."""
+
+    def __init__(self, layer):
+        self.heads, self.epsilon = layer.heads, layer.norm.epsilon
+        self.gamma, self.beta = map(ops.convert_to_numpy, (layer.norm.gamma, layer.norm.beta))
+        self.project, self.out = _affine(layer.project), _affine(layer.out)
+        self.keys, self.values = [], []
+
+    def step(self, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
+        normed = centred / scale * self.gamma + self.beta
+        projected = self.project(normed).reshape(len(x), 3, self.heads, -1)
+        query, key, value = np.moveaxis(projected, 1, 0)
+        self.keys.append(key)
+        self.values.append(value)
+        scores = np.einsum("nhd,pnhd->nhp", query, np.stack(self.keys))
+        weights = np.exp((scores - scores.max(-1, keepdims=True)) / query.shape[-1] ** 0.5)
         weights /= weights.sum(-1, keepdims=True)
-        seen = np.einsum("nhp,pnhd->nhd", weights, np.stack(values))
-        return _dense(layer.out, seen.reshape(self.count, -1))
+        seen = np.einsum("nhp,pnhd->nhd", weights, np.stack(self.values))
+        return self.out(seen.reshape(len(x), -1))

@@ -25,6 +25,7 @@ from oasis_helpers.vqvae import VQVAE, improved_vqvae
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 COHORT = REPOSITORY / "data" / "cohort"
+WORK = REPOSITORY / "build" / "train"  # checkpoints of unfinished trainings
 FINISHED = "finished.keras"
 
 
@@ -79,11 +80,11 @@ class Recipe:
     size: int = 80
     crop: str | None = None  # as for load_slices
     vqvae: dict = field(default_factory=dict)  # arguments of improved_vqvae
-    vqvae_steps: int = 6000
+    vqvae_steps: int = 5000
     vqvae_batch: int = 32
-    vqvae_rate: float = 2e-3
+    vqvae_rate: float = 4e-3
     prior: dict = field(default_factory=lambda: {"filters": 64})  # arguments of GatedPixelCNN
-    prior_steps: int = 3000
+    prior_steps: int = 1500
     prior_batch: int = 64
     prior_rate: float = 2e-3
     seed: int = 0
@@ -94,7 +95,7 @@ class Recipe:
 WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
 
 RECIPES = {
-    "cohort": Recipe("cohort", vqvae=WHOLE_FRAME),
+    "cohort": Recipe("cohort", vqvae=WHOLE_FRAME, vqvae_steps=2500, prior_steps=1000),
     "oasis1-10x10": Recipe("oasis1", vqvae=WHOLE_FRAME),
 }
 
@@ -235,7 +236,7 @@ def load_pretrained(name: str) -> Pretrained:
 def train_weights(name: str) -> dict:
     """Trains the recipe of that name to the end, measures it on test subjects, keeps it.
 
-    Works in `build/train/<name>/`, resumes there after an interruption, and puts the finished
+    Works in `WORK/<name>/`, resumes there after an interruption, and puts the finished
     files into `data/weights/<name>/` at the end. Returns the scores.
 
     Raises:
@@ -251,7 +252,7 @@ def train_weights(name: str) -> dict:
     validate, test = (
         load_slices(root, split, recipe.size, train.crop) for split in ("validate", "test")
     )
-    work = REPOSITORY / "build" / "train" / name
+    work = WORK / name
     vqvae = _stage(
         work / "vqvae",
         lambda callbacks: train_vqvae(recipe, train, validate, callbacks)[0],

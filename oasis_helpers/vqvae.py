@@ -196,7 +196,7 @@ def improved_vqvae(
     embedding_dim: int = 16,
     widths: tuple[int, int] = (64, 128),
     blocks: int = 2,
-    ssim_weight: float = 1.0,
+    ssim_weight: float = 3.0,
     seed: int = 0,
 ) -> VQVAE:
     """Our recipe: the work is done on small maps, the codebook lives, the output is bounded.

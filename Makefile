@@ -1,0 +1,42 @@
+# Two commands matter: `make run` and `make test`. Both need git, make and Python 3.11 to 3.13.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NAME ?= cohort
+
+# Notebooks run in their own folder, so a relative data folder is made absolute here.
+ifdef OASIS_DATA_DIR
+export OASIS_DATA_DIR := $(abspath $(OASIS_DATA_DIR))
+endif
+
+.PHONY: run test lab train results refresh lock
+
+run: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers run
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/ready
+	$(BIN)/jupyter lab notebooks
+
+train: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers train $(NAME)
+
+results: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers results
+
+refresh: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers refresh
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Needs uv; writes no registry's address into the file.
+lock:
+	uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock

@@ -1,0 +1,37 @@
+"""Settings that hold for the tests and for the notebooks that nbval runs."""
+
+import os
+from pathlib import Path
+
+import nbval.plugin
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent
+BESIDE = REPOSITORY.parent / "shared" / "oasis1"
+REAL_DATA = Path(os.environ.pop("OASIS_DATA_DIR", "") or BESIDE).resolve()
+
+# Stored outputs show the synthetic cohort in the short profile, whatever this shell is set to.
+os.environ["OASIS_PROFILE"] = "tour"
+
+
+def pytest_collection_modifyitems(items):
+    """Progress bars and warnings go to stderr, which no two machines share: not compared."""
+    for item in items:
+        if isinstance(item, nbval.plugin.IPyNbCell) and "stderr" not in item.parent.skip_compare:
+            item.parent.skip_compare += ("stderr",)
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    """The real OASIS-1 slices, where this machine has them."""
+    if not (REAL_DATA / "keras_png_slices_data").is_dir():
+        pytest.skip("real OASIS-1 slices are not here; set OASIS_DATA_DIR to test on them")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def cohort_root() -> Path:
+    """The synthetic cohort in full, made on first use."""
+    from oasis_helpers import series
+
+    return series.data_root()

@@ -1,0 +1,161 @@
+"""The commands behind the Makefile: `python -m oasis_helpers train | run | refresh | results`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from oasis_helpers import metrics, series
+from oasis_helpers.data import REPOSITORY
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+BUILD = REPOSITORY / "build"
+CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
+
+
+def run() -> None:
+    """Executes copies of the notebooks, makes pages and figures of them, prints the summary."""
+    folders = {kind: BUILD / kind for kind in ("notebooks", "html", "figures")}
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    print(f"Data: {series.data_root()}  profile: {series.profile()}", flush=True)
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        notebook = _executed(path)
+        nbformat.write(notebook, folders["notebooks"] / path.name)
+        page, _ = HTMLExporter().from_notebook_node(notebook)
+        (folders["html"] / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        _write_figures(notebook, folders["figures"], path.stem)
+    print(summary())
+
+
+def refresh() -> None:
+    """Executes the notebooks in place on the cohort, so that stored outputs are current."""
+    os.environ.pop("OASIS_DATA_DIR", None)  # stored outputs show the cohort only
+    os.environ["OASIS_PROFILE"] = "tour"
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        text = nbformat.writes(_executed(path))
+        series.write_bytes(path, f"{text.rstrip()}\n".encode())
+
+
+def _executed(path: Path) -> nbformat.NotebookNode:
+    """The notebook run top to bottom in a fresh kernel; prints a line with its time."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    )
+    started = time.perf_counter()
+    print(f"{path.name:32s} ", end="", flush=True)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        print("failed")
+        sys.exit(f"{path.name}: a cell raised an error.\n{error}")
+    print(f"{time.perf_counter() - started:6.0f} s", flush=True)
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def _write_figures(notebook: nbformat.NotebookNode, folder: Path, stem: str) -> None:
+    pictures = [
+        output["data"]["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    for number, picture in enumerate(pictures, start=1):
+        (folder / f"{stem}-{number:02d}.png").write_bytes(base64.b64decode(picture))
+
+
+def summary() -> str:
+    """The table that ends `make run`, measured now on the data in force."""
+    root, name = series.data_root(), series.data_name()
+    models = series.load_pretrained(name)
+    splits = {split: models.load_slices(root, split) for split in ("train", "validate", "test")}
+    test = metrics.reconstruction_table(models.vqvae, splits["test"])
+    prior = metrics.prior_table(models.vqvae, models.prior, splits["train"], splits["test"])
+    subjects = " / ".join(str(len(set(part.subjects.tolist()))) for part in splits.values())
+    per_position = prior["baselines"]["per position"]
+    rows = [
+        ("data", f"{root} ({subjects} subjects: train / validate / test)"),
+        ("weights", f"data/weights/{name}"),
+        ("test SSIM", metrics.Estimate(*test["ssim"])),
+        ("test brain SSIM", metrics.Estimate(*test["brain_ssim"])),
+        ("perplexity", f"{test['perplexity']} of {models.vqvae.num_embeddings}"),
+        ("bits per code", f"{metrics.Estimate(*prior['bits_per_code'])}"),
+        ("  counted per position", f"{per_position:.3f}"),
+        ("pages", BUILD / "html"),
+        ("figures", BUILD / "figures"),
+    ]
+    return "\n".join(["", *(f"{key:24s}{value}" for key, value in rows)])
+
+
+def results() -> None:
+    """Writes the results table of README.md anew from the `scores.json` files."""
+    readme = REPOSITORY / "README.md"
+    text = with_results(readme.read_text(encoding="utf-8"))
+    series.write_bytes(readme, text.encode())
+
+
+def with_results(readme: str) -> str:
+    """README's text with the table between the two `results` marks made anew."""
+    marks = "<!-- results -->", "<!-- /results -->"
+    table = f"{marks[0]}\n{results_table()}\n{marks[1]}"
+    return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: table, readme, flags=re.DOTALL)
+
+
+def results_table() -> str:
+    """A Markdown table with a row for each set of weights, from its `scores.json`."""
+    lines = [
+        "| weights | bits a slice | SSIM | brain SSIM | PSNR | perplexity (brain cells) "
+        "| bits per code | counted per position |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(series.WEIGHTS.glob("*/scores.json")):
+        scores = json.loads(path.read_text())
+        test, prior = scores["test"], scores["prior_test"]
+        lines.append(
+            f"| `{path.parent.name}` | {test['bits_per_slice']:.0f} "
+            f"| {metrics.Estimate(*test['ssim'])} | {metrics.Estimate(*test['brain_ssim'])} "
+            f"| {test['psnr_db'][0]:.1f} dB "
+            f"| {test['perplexity']} ({test['perplexity_brain_cells']}) "
+            f"| {metrics.Estimate(*prior['bits_per_code'])} "
+            f"| {prior['baselines']['per position']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m oasis_helpers", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="execute the series, make pages and figures")
+    commands.add_parser("refresh", help="execute the notebooks in place, on the cohort")
+    commands.add_parser("results", help="write README's results table anew")
+    train = commands.add_parser("train", help="train a set of weights to the end")
+    train.add_argument("name", choices=sorted(series.RECIPES))
+    arguments = parser.parse_args()
+    if arguments.command == "train":
+        scores = series.train_weights(arguments.name)
+        print(json.dumps({part: scores[part] for part in ("test", "prior_test")}, indent=2))
+    else:
+        {"run": run, "refresh": refresh, "results": results}[arguments.command]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Every number against a case worked by hand."""
+
+import numpy as np
+import pytest
+
+from oasis_helpers import metrics
+
+
+@pytest.fixture
+def pictures():
+    rng = np.random.default_rng(0)
+    pictures = np.zeros((4, 40, 40, 1), "float32")
+    pictures[:, 10:30, 12:28] = rng.uniform(0.2, 1, (4, 20, 16, 1))
+    return pictures
+
+
+def test_ssim_of_a_picture_with_itself_is_one(pictures):
+    whole, brain = metrics.ssim_scores(pictures, pictures)
+    np.testing.assert_allclose(whole, 1)
+    np.testing.assert_allclose(brain, 1)
+
+
+def test_brain_ssim_ignores_the_background(pictures):
+    """Damage inside the brain counts fully there, and little over the whole frame."""
+    damaged = pictures.copy()
+    damaged[:, 15:25, 15:25] = 0.5
+    whole, brain = metrics.ssim_scores(pictures, damaged)
+    assert (brain < whole - 0.1).all()
+
+
+def test_black_picture_scores_on_the_whole_frame_but_not_on_the_brain(pictures):
+    whole, brain = metrics.ssim_scores(pictures, np.zeros_like(pictures))
+    assert (whole > 0.3).all() and (brain < 0.15).all()
+    assert np.isnan(metrics.ssim_scores(np.zeros_like(pictures), pictures)[1]).all()
+
+
+def test_psnr(pictures):
+    np.testing.assert_allclose(
+        metrics.psnr(np.zeros((2, 9, 9, 1)), np.full((2, 9, 9, 1), 0.1)), [20, 20], rtol=1e-6
+    )
+
+
+def test_pictures_out_of_range_are_refused(pictures):
+    with pytest.raises(ValueError, match="SSIM means nothing on data centred at 0"):
+        metrics.ssim_scores(pictures - 0.5, pictures - 0.5)
+    with pytest.raises(ValueError, match="can't be compared"):
+        metrics.psnr(pictures, pictures[:2])
+
+
+def test_interval_resamples_subjects_not_slices():
+    """Ten equal slices of each subject say no more than one."""
+    values = np.random.default_rng(1).normal(size=12)
+    few = metrics.subject_interval(values, np.arange(12))
+    many = metrics.subject_interval(np.repeat(values, 10), np.repeat(np.arange(12), 10))
+    assert few == many
+    assert few.low < few.mean < few.high
+    assert few.high - few.low == pytest.approx(4 * values.std() / 12**0.5, rel=0.2)
+    assert str(metrics.Estimate(0.5, 0.4, 0.6)) == "0.500 [0.400, 0.600]"
+
+
+def test_interval_leaves_nan_out():
+    estimate = metrics.subject_interval(np.array([1.0, np.nan, 3.0]), np.array([0, 0, 1]))
+    assert estimate.mean == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([1, 0, 0, 0], 1), ([5, 5, 5, 5], 4), ([4, 2, 1, 1], 2**1.75)]
+)
+def test_perplexity(counts, expected):
+    assert metrics.perplexity(np.array(counts)) == pytest.approx(expected)
+
+
+def test_code_counts():
+    assert metrics.code_counts(np.array([[0, 2], [2, 2]]), 4).tolist() == [1, 0, 3, 0]
+
+
+def test_bits_per_code():
+    assert metrics.bits_per_code(np.array([-100 * np.log(2)]), 50).tolist() == [2.0]
+
+
+def test_baselines_on_codes_that_position_and_slice_decide():
+    """Code = slice index at position 0, position elsewhere: each finer table must gain."""
+    slices = np.tile(np.arange(4), 200)
+    codes = np.tile(np.arange(8).reshape(2, 4), (800, 1, 1))
+    codes[:, 0, 0] = slices
+    bits = metrics.baseline_bits(codes, slices, codes, slices, 8)
+    assert bits["uniform"] == 3
+    assert bits["uniform"] > bits["marginal"] > bits["per position"]
+    assert bits["per position"] == pytest.approx(2 / 8, abs=0.02)  # 2 bits at one of 8 cells
+    assert bits["per slice and position"] == pytest.approx(0, abs=0.05)
+
+
+def test_baselines_survive_codes_never_seen():
+    train, test = np.zeros((5, 2, 2), int), np.ones((5, 2, 2), int)
+    bits = metrics.baseline_bits(train, np.zeros(5, int), test, np.zeros(5, int), 2)
+    assert all(np.isfinite(value) for value in bits.values())

@@ -1,0 +1,124 @@
+"""Data in force, profiles, training that resumes, shipped weights and their scores."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from oasis_helpers import load_pretrained, metrics, sample_codes, series
+
+SHIPPED = sorted(path.parent.name for path in series.WEIGHTS.glob("*/scores.json"))
+
+
+def test_profile(monkeypatch):
+    monkeypatch.delenv("OASIS_PROFILE", raising=False)
+    assert series.profile() == "tour"
+    monkeypatch.setenv("OASIS_PROFILE", "full")
+    assert series.profile() == "full"
+    monkeypatch.setenv("OASIS_PROFILE", "fast")
+    with pytest.raises(ValueError, match="""OASIS_PROFILE is 'fast'; expected "tour" or "full"."""):
+        series.profile()
+
+
+def test_data_root_that_is_no_folder(monkeypatch):
+    monkeypatch.setenv("OASIS_DATA_DIR", "/nowhere/slices")
+    with pytest.raises(FileNotFoundError, match="/nowhere/slices is no folder; set it to"):
+        series.data_root()
+
+
+def test_weights_that_are_not_there():
+    with pytest.raises(FileNotFoundError, match="no weights named 'oasis9'.*there are: .*cohort"):
+        load_pretrained("oasis9")
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, cohort_root):
+    """A recipe that trains in seconds, working and landing in a temporary folder."""
+    recipe = dataclasses.replace(
+        series.RECIPES["cohort"],
+        vqvae={**series.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
+        vqvae_steps=6,
+        vqvae_batch=1024,
+        prior={"filters": 8, "blocks": 1, "heads": 1},
+        prior_steps=6,
+        prior_batch=1024,
+    )
+    monkeypatch.setitem(series.RECIPES, "tiny", recipe)
+    monkeypatch.setattr(series, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(series, "WORK", tmp_path / "work")
+    return tmp_path
+
+
+def test_training_to_the_end(tiny):
+    scores = series.train_weights("tiny")
+    models = load_pretrained("tiny")
+    assert models.scores == json.loads(json.dumps(scores))
+    assert scores["epochs"] == {"vqvae": 2, "prior": 2}
+    assert scores["train"]["subjects"] == 96 and scores["test"]["subjects"] == 12
+    assert len(models.history["prior"]["val_loss"]) == 2
+    test = models.load_slices(series.data_root(), "test")
+    assert metrics.reconstruction_table(models.vqvae, test) == scores["test"]
+    assert "Scores on test subjects" in (series.WEIGHTS / "tiny" / "MODEL_CARD.md").read_text()
+
+
+def test_training_resumes_after_its_last_epoch(tiny, monkeypatch):
+    """Interrupted in the second epoch of the first stage, then started again."""
+
+    class Interrupt(series.EpochLines):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+            super().on_epoch_begin(epoch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(series, "EpochLines", Interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            series.train_weights("tiny")
+    assert not series.WEIGHTS.exists(), "unfinished weights were put in place"
+    scores = series.train_weights("tiny")
+    assert scores["epochs"] == {"vqvae": 2, "prior": 2}, "the first epoch was trained again"
+
+
+def test_weights_need_their_own_data(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="need other data: set OASIS_DATA_DIR to the oasis1"):
+        series.train_weights("oasis1-10x10")
+    monkeypatch.setenv("OASIS_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="need other data: unset OASIS_DATA_DIR"):
+        series.train_weights("cohort")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_scores_are_what_the_weights_score(name, request):
+    """Measured anew on test subjects; processors differ by a code here and there."""
+    models = load_pretrained(name)
+    fixture = {"cohort": "cohort_root", "oasis1": "real_root"}[models.scores["data"]]
+    root = request.getfixturevalue(fixture)
+    test, train = (models.load_slices(root, split) for split in ("test", "train"))
+    measured = metrics.reconstruction_table(models.vqvae, test)
+    for figure, tolerance in (("ssim", 0.002), ("brain_ssim", 0.005), ("psnr_db", 0.1)):
+        np.testing.assert_allclose(measured[figure], models.scores["test"][figure], atol=tolerance)
+    assert measured["perplexity"] == pytest.approx(models.scores["test"]["perplexity"], rel=0.02)
+    prior = metrics.prior_table(models.vqvae, models.prior, train, test)
+    bits = models.scores["prior_test"]["bits_per_code"][0]
+    assert prior["bits_per_code"][0] == pytest.approx(bits, abs=0.02)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_generate(name):
+    models = load_pretrained(name)
+    codes = sample_codes(models.prior, 2, slice_index=[4, 28])
+    pictures = models.vqvae.decode(codes)
+    size = models.scores["frame"]["size"]
+    assert pictures.shape == (2, size, size, 1) and pictures.dtype == np.float32
+    assert (0.15 < pictures[pictures > 0.04].mean()) and (pictures > 0.04).mean() > 0.2
+
+
+def test_target_scores_at_700_bits():
+    """The figures that the project set itself for its 10 x 10 weights on real test subjects."""
+    scores = load_pretrained("oasis1-10x10").scores
+    test, prior = scores["test"], scores["prior_test"]
+    assert test["subjects"] == 18 and test["slices"] == 576 and test["bits_per_slice"] == 700
+    assert test["ssim"][0] >= 0.89 and test["brain_ssim"][0] >= 0.75
+    assert test["perplexity_brain_cells"] >= 60
+    assert prior["bits_per_code"][0] < prior["baselines"]["per position"]
