@@ -10,7 +10,7 @@ ifdef OASIS_DATA_DIR
 export OASIS_DATA_DIR := $(abspath $(OASIS_DATA_DIR))
 endif
 
-.PHONY: run test lab train results refresh lock
+.PHONY: run test lab train score results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
@@ -23,6 +23,9 @@ lab: $(VENV)/ready
 
 train: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers train $(NAME)
+
+score: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers score $(NAME)
 
 results: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers results

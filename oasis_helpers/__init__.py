@@ -5,8 +5,8 @@ import os
 # TensorFlow's start-up chatter goes to stderr and would clutter every notebook.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from oasis_helpers.data import SliceSet, load_slices  # noqa: E402
-from oasis_helpers.sampling import sample_codes  # noqa: E402
-from oasis_helpers.series import load_pretrained  # noqa: E402
+from oasis_helpers.data import SliceSet, load_slices
+from oasis_helpers.sampling import sample_codes
+from oasis_helpers.series import load_pretrained
 
 __all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes"]

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: `python -m oasis_helpers train | run | refresh | results`."""
+"""The commands behind the Makefile: `python -m oasis_helpers run | train | ...`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
-from oasis_helpers import metrics, series
-from oasis_helpers.data import REPOSITORY
+from oasis_helpers import metrics, plotting, sample_codes, series
+from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
+PICTURED = "oasis1"  # the weights whose slices README shows
+OTHER_SLICES = """\
+Note: these are not the test slices that the shipped weights were scored on. Subjects among them
+may have been trained on, so don't call these scores results on unseen subjects."""
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 
@@ -103,11 +108,23 @@ def summary() -> str:
         ("pages", BUILD / "html"),
         ("figures", BUILD / "figures"),
     ]
-    return "\n".join(["", *(f"{key:24s}{value}" for key, value in rows)])
+    table = "\n".join(["", *(f"{key:24s}{value}" for key, value in rows)])
+    if series.fingerprint(splits["test"]) != models.scores["test_fingerprint"]:
+        table += f"\n\n{OTHER_SLICES}"
+    return table
 
 
 def results() -> None:
-    """Writes the results table of README.md anew from the `scores.json` files."""
+    """Writes README's results table and its picture of generated slices anew."""
+    models = series.load_pretrained(PICTURED)
+    levels = np.linspace(0, SLICES_PER_SUBJECT - 1, 8).round().astype(int)
+    codes = sample_codes(models.prior, 24, slice_index=np.tile(levels, 3), seed=0)
+    labels = [f"slice {level}" for level in levels] + [""] * 16
+    figure = plotting.image_grid(models.vqvae.decode(codes), columns=8, labels=labels)
+    picture = series.WEIGHTS / PICTURED / "generated.png"
+    beside = picture.with_suffix(".tmp.png")
+    figure.savefig(beside, dpi=110)
+    os.replace(beside, picture)
     readme = REPOSITORY / "README.md"
     text = with_results(readme.read_text(encoding="utf-8"))
     series.write_bytes(readme, text.encode())
@@ -147,11 +164,14 @@ def main() -> None:
     commands.add_parser("run", help="execute the series, make pages and figures")
     commands.add_parser("refresh", help="execute the notebooks in place, on the cohort")
     commands.add_parser("results", help="write README's results table anew")
-    train = commands.add_parser("train", help="train a set of weights to the end")
-    train.add_argument("name", choices=sorted(series.RECIPES))
+    train = commands.add_parser("train", help="train a set of weights to the end, and score it")
+    score = commands.add_parser("score", help="measure a set of weights anew")
+    for command in (train, score):
+        command.add_argument("name", choices=sorted(series.RECIPES))
     arguments = parser.parse_args()
-    if arguments.command == "train":
-        scores = series.train_weights(arguments.name)
+    if arguments.command in ("train", "score"):
+        weights = {"train": series.train_weights, "score": series.score_weights}
+        scores = weights[arguments.command](arguments.name)
         print(json.dumps({part: scores[part] for part in ("test", "prior_test")}, indent=2))
     else:
         {"run": run, "refresh": refresh, "results": results}[arguments.command]()

@@ -214,9 +214,7 @@ def _load_template() -> Template:
 
     wall = ndimage.gaussian_filter(_signed_distance(_find_ventricles(t1, x, y, z)), 2.0)
     points = _slab_points()
-    slab = functools.partial(
-        ndimage.map_coordinates, coordinates=points, order=1, mode="nearest"
-    )
+    slab = functools.partial(ndimage.map_coordinates, coordinates=points, order=1, mode="nearest")
     outwards = np.stack([slab(component) for component in np.gradient(wall)])
     cortex = cortex.astype(np.float32)
     freedom = CORE_WARP + (1 - CORE_WARP) * slab(ndimage.gaussian_filter(cortex, 3.0))

@@ -134,7 +134,9 @@ def brain_box(root: str | Path) -> Box:
     folder = _layout_folder(root)
     paths = list(_checked_files(folder, "train").values())
     brightest = _cached(paths, "brightest", _brightest)
-    rows, columns = (np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0))
+    rows, columns = (
+        np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0)
+    )
     if not len(rows):
         raise SliceDataError([f"{folder}: every training slice is black; expected brains."])
     frame = len(brightest)

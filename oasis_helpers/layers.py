@@ -63,9 +63,7 @@ class VectorQuantizer(keras.layers.Layer):
         codes = self.nearest(vectors)
         entries = self.lookup(codes)
         self.usage.update_state(codes)
-        self.add_loss(
-            self.commitment_cost * ops.mean((vectors - ops.stop_gradient(entries)) ** 2)
-        )
+        self.add_loss(self.commitment_cost * ops.mean((vectors - ops.stop_gradient(entries)) ** 2))
         self._learn(vectors, codes, entries, training)
         return vectors + ops.stop_gradient(entries - vectors)  # straight-through estimator
 

@@ -208,9 +208,7 @@ def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
     interval = subject_interval(bits, slices.subjects)
-    baselines = baseline_bits(
-        train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings
-    )
+    baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
     return {
         "bits_per_code": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
         "baselines": {name: round(bits, 4) for name, bits in baselines.items()},

@@ -112,7 +112,11 @@ def bars(
 
 
 def comparison(
-    originals: np.ndarray, pictures: np.ndarray, labels: list[str], title: str = ""
+    originals: np.ndarray,
+    pictures: np.ndarray,
+    labels: list[str],
+    title: str = "",
+    names: tuple[str, str] = ("original", "decoded"),
 ) -> Figure:
     """Originals, the pictures made of them, and the differences with their own colour bar.
 
@@ -120,11 +124,12 @@ def comparison(
         originals, pictures: float (n, size, size) or (n, size, size, 1) in [0, 1].
         labels: one for each pair, written above it.
         title: of the whole figure.
+        names: of the first two rows.
     """
     count = len(originals)
-    figure, axes = _figure(3, count, WIDTH / (count + 0.7) * 3 + 1.5)
+    figure, axes = _figure(3, count, WIDTH / max(count + 0.7, 5) * 3 + 1.5)
     differences = pictures - originals
-    rows = ("original", originals), ("decoded", pictures), ("difference", differences)
+    rows = (names[0], originals), (names[1], pictures), ("difference", differences)
     for line, (name, row) in zip(axes, rows):
         for axis, picture in zip(line, row):
             signed = {"cmap": "RdBu_r", "vmin": -0.4, "vmax": 0.4}
@@ -137,7 +142,7 @@ def comparison(
     for axis, label in zip(axes[0], labels):
         axis.set_title(label, fontsize=9)
     bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
-    bar.set_label("decoded − original (intensity from 0 to 1)", fontsize=10)
+    bar.set_label(f"{names[1]} − {names[0]} (intensity from 0 to 1)", fontsize=10)
     figure.suptitle(title)
     return figure
 
@@ -165,7 +170,10 @@ def lines(
             if name in (bands or {}):
                 axis.fill_between(x, *bands[name], color=drawn[0].get_color(), alpha=0.18)
         axis.set(title=title, xlabel=x_label)
-        axis.set_xscale("log" if log_x else "linear")
+        if log_x:
+            axis.set_xscale("log")
+            axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+            axis.minorticks_off()
         axis.legend()
     return figure
 
@@ -220,7 +228,8 @@ def maps(
         panels: NaN where there is nothing to show.
         label: of the colour bar, with its unit.
         columns: panels in a row.
-        background: float (height, width) in [0, 1], drawn in grey under every panel.
+        background: float (height, width) in [0, 1], drawn in grey where a panel has nothing to
+            show, its outlines in white on top of every panel.
         limits: of the colours; the lowest and the highest value where not given.
         colours: the colour map.
         axis_labels: of the x and the y axis, for panels that aren't pictures.
@@ -237,8 +246,10 @@ def maps(
         axis.grid(False)
         if background is not None:
             axis.imshow(np.squeeze(background), cmap="gray", vmin=0, vmax=1)
-        see_through = 1.0 if background is None else 0.65
-        drawn = axis.imshow(values, cmap=colours, vmin=low, vmax=high, alpha=see_through)
+        drawn = axis.imshow(values, cmap=colours, vmin=low, vmax=high)
+        if background is not None:
+            outlines = {"colors": "white", "linewidths": 0.8, "alpha": 0.8}
+            axis.contour(np.squeeze(background), [0.15, 0.4], **outlines)
         axis.set_title(title, fontsize=10)
         if axis_labels:
             axis.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
@@ -324,30 +335,32 @@ def pipeline(
     """A model as boxes joined by arrows, read from left to right, with its codebook below.
 
     Args:
-        stages: (name, shape, picture inside the box or None), one for each box.
+        stages: (name, shape, picture), one for each box; without a picture (None) it is drawn as
+            a network that narrows before the codebook's stage and widens after it.
         codebook: the number of the stage that looks entries up, and the text of the codebook.
     """
-    figure, axes = _figure(1, 1, 3.4)
-    axis, count, side = axes[0, 0], len(stages), 0.74
-    axis.set(xlim=(-0.55, count - 0.45), ylim=(-1.75, 0.95), aspect="equal")
-    axis.axis("off")
+    figure, axes = _figure(1, 1, 3.1)
+    axis, (place, text) = axes[0, 0], codebook
+    half, narrow = 0.37, 0.15
     for number, (name, shape, picture) in enumerate(stages):
-        corner = (number - side / 2, -side / 2)
-        colour = COLOURS[1] if number == codebook[0] else COLOURS[0]
+        left, right = number - half, number + half
+        ends = (half, half) if picture is not None else (half, narrow)
+        ends = ends if number <= place else ends[::-1]
+        corners = [(left, -ends[0]), (right, -ends[1]), (right, ends[1]), (left, ends[0])]
         if picture is not None:
-            extent = (corner[0], corner[0] + side, corner[1], corner[1] + side)
             colours = "gray" if picture.dtype.kind == "f" else "viridis"
-            axis.imshow(np.squeeze(picture), cmap=colours, extent=extent, aspect="auto", zorder=1)
-        axis.add_patch(plt.Rectangle(corner, side, side, fill=False, color=colour, lw=2))
-        axis.text(number, 0.45, name, ha="center", va="bottom", fontsize=10, weight="bold")
-        axis.text(number, -0.45, shape, ha="center", va="top", fontsize=9)
+            axis.imshow(np.squeeze(picture), cmap=colours, extent=(left, right, -half, half))
+        edge = COLOURS[1] if number == place else COLOURS[0]
+        axis.add_patch(plt.Polygon(corners, facecolor="none", edgecolor=edge, lw=2))
+        axis.text(number, 0.43, name, ha="center", va="bottom", fontsize=10, weight="bold")
+        axis.text(number, -0.43, shape, ha="center", va="top", fontsize=9)
         if number:
-            _arrow(axis, (number - 1 + side / 2, 0), (number - side / 2, 0))
-    place, text = codebook
+            _arrow(axis, (left - 1 + 2 * half, 0), (left, 0))
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": COLOURS[1], "linewidth": 2}
-    axis.text(place, -1.45, text, ha="center", va="center", fontsize=10, bbox=box)
-    _arrow(axis, (place, -1.2), (place, -0.8))
-    axis.set(xlim=(-0.55, count - 0.45), ylim=(-1.75, 0.95))  # imshow has moved them
+    axis.text(place, -1.05, text, ha="center", va="center", fontsize=10, bbox=box)
+    _arrow(axis, (place, -0.92), (place, -0.6))
+    axis.axis("off")
+    axis.set(xlim=(-0.5, len(stages) - 0.5), ylim=(-1.25, 0.7), aspect="equal")
     return figure
 
 
@@ -385,7 +398,7 @@ def codebook_plane(
         axis.plot(*entries[~used].T, "D", color=COLOURS[1], mfc="none", ms=8, label="dead entry")
         axis.set(title=title, aspect="equal", xlim=x[[0, -1]], ylim=y[[0, -1]])
         axis.grid(False)
-    axes[0, 0].legend(fontsize=9, loc="upper left", frameon=True)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     for axis in axes[-1]:
         axis.set_xlabel("first component")
     for line in axes:
@@ -418,7 +431,8 @@ def cell_kinds(
     for axis, (title, cells) in zip(axes.flat, panels.items()):
         style = {"cmap": ListedColormap(colours), "vmin": 0, "vmax": len(kinds) - 1}
         axis.pcolormesh(cells, edgecolors="white", linewidth=0.8, **style)
-        axis.set(xticks=[], yticks=[], aspect="equal")
+        axis.set(aspect="equal")
+        axis.axis("off")
         axis.set_title(title, fontsize=10)
         axis.invert_yaxis()
         for (row, column), text in np.ndenumerate((texts or {}).get(title, np.empty((0, 0)))):
@@ -426,5 +440,6 @@ def cell_kinds(
         if mark:
             axis.plot(mark[1] + 0.5, mark[0] + 0.5, "*", color="black", ms=11)
     swatches = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours]
-    figure.legend(swatches, kinds, loc="outside lower center", ncols=len(kinds))
+    style = {"loc": "outside lower center", "ncols": len(kinds), "frameon": False}
+    figure.legend(swatches, kinds, **style)
     return figure

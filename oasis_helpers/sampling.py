@@ -99,7 +99,7 @@ def truncated(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.
 
 
 def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """The codes int (n,) at which the cumulative probability of logits (n, K) passes uniform (n,)."""
+    """Codes, int (n,), where the cumulative probability of logits (n, K) passes uniform (n,)."""
     cumulative = np.cumsum(np.exp(logits - logits.max(-1, keepdims=True)), axis=-1)
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 

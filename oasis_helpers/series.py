@@ -7,6 +7,7 @@ training curves, `scores.json` with what was measured, `MODEL_CARD.md`.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -19,7 +20,7 @@ import numpy as np
 
 from oasis_helpers import metrics
 from oasis_helpers.cohort import make_cohort
-from oasis_helpers.data import REPOSITORY, SliceSet, load_slices
+from oasis_helpers.data import REPOSITORY, SPLITS, SliceSet, load_slices
 from oasis_helpers.pixelcnn import GatedPixelCNN, Prior
 from oasis_helpers.vqvae import VQVAE, improved_vqvae
 
@@ -53,7 +54,7 @@ def data_root() -> Path:
 
 
 def data_name() -> str:
-    """The weights that belong to the data in force: "oasis1" with `OASIS_DATA_DIR`, else "cohort"."""
+    """The weights for the data in force: "oasis1" with `OASIS_DATA_DIR`, else "cohort"."""
     return "oasis1" if os.environ.get("OASIS_DATA_DIR") else "cohort"
 
 
@@ -97,6 +98,7 @@ WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
 RECIPES = {
     "cohort": Recipe("cohort", vqvae=WHOLE_FRAME, vqvae_steps=2500, prior_steps=1000),
     "oasis1-10x10": Recipe("oasis1", vqvae=WHOLE_FRAME),
+    "oasis1": Recipe("oasis1", vqvae=WHOLE_FRAME),
 }
 
 
@@ -116,9 +118,7 @@ def train_vqvae(
 ) -> tuple[VQVAE, dict]:
     """Trains the first stage on `train`, watched on `validate`; returns it with its history."""
     keras.utils.set_random_seed(recipe.seed)
-    model = improved_vqvae(
-        float(train.images.var()), recipe.size, seed=recipe.seed, **recipe.vqvae
-    )
+    model = improved_vqvae(float(train.images.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
     model.compile(keras.optimizers.Adam(learning_rate(recipe.vqvae_rate, recipe.vqvae_steps)))
     history = model.fit(
         train.images,
@@ -234,25 +234,17 @@ def load_pretrained(name: str) -> Pretrained:
 
 
 def train_weights(name: str) -> dict:
-    """Trains the recipe of that name to the end, measures it on test subjects, keeps it.
+    """Trains the recipe of that name to the end, measures it, keeps it; returns the scores.
 
-    Works in `WORK/<name>/`, resumes there after an interruption, and puts the finished
-    files into `data/weights/<name>/` at the end. Returns the scores.
+    Works in `WORK/<name>/`, resumes there after its last finished epoch, and puts the finished
+    files into `data/weights/<name>/` at the end.
 
     Raises:
         KeyError: when there is no recipe of that name.
         ValueError: when the data in force are not the ones that the recipe is for.
     """
-    recipe = RECIPES[name]
-    if recipe.data != data_name():
-        needed = "set OASIS_DATA_DIR to" if recipe.data == "oasis1" else "unset OASIS_DATA_DIR for"
-        raise ValueError(f"The weights {name!r} need other data: {needed} the {recipe.data} slices.")
-    root = data_root()
-    train = load_slices(root, "train", recipe.size, recipe.crop)
-    validate, test = (
-        load_slices(root, split, recipe.size, train.crop) for split in ("validate", "test")
-    )
-    work = WORK / name
+    recipe, splits = RECIPES[name], _splits_for(name)
+    train, validate, work = splits["train"], splits["validate"], WORK / name
     vqvae = _stage(
         work / "vqvae",
         lambda callbacks: train_vqvae(recipe, train, validate, callbacks)[0],
@@ -264,30 +256,64 @@ def train_weights(name: str) -> dict:
         EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
     )
     history = {stage: read_history(work / stage / "history.csv") for stage in ("vqvae", "prior")}
+    folder = WEIGHTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in ("vqvae", "prior"):
+        write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
+    write_bytes(folder / "history.json", f"{json.dumps(history)}\n".encode())
+    return score_weights(name)
+
+
+def score_weights(name: str) -> dict:
+    """Measures the weights of that name on validation and test subjects; returns the scores.
+
+    Writes `scores.json` and `MODEL_CARD.md` beside the weights. Raises as `train_weights` does.
+    """
+    recipe, splits, folder = RECIPES[name], _splits_for(name), WEIGHTS / name
+    vqvae, prior = (
+        keras.saving.load_model(folder / f"{stage}.keras", compile=False)
+        for stage in ("vqvae", "prior")
+    )
+    history = json.loads((folder / "history.json").read_text())
+    train, test = splits["train"], splits["test"]
     scores = {
         "data": recipe.data,
         "frame": {"size": recipe.size, "crop": train.crop},
         "recipe": asdict(recipe),
         "train": {"slices": len(train), "subjects": len(np.unique(train.subjects))},
-        "validate": metrics.reconstruction_table(vqvae, validate),
+        "validate": metrics.reconstruction_table(vqvae, splits["validate"]),
         "test": metrics.reconstruction_table(vqvae, test),
-        "prior_validate": metrics.prior_table(vqvae, prior, train, validate),
+        "test_fingerprint": fingerprint(test),
+        "prior_validate": metrics.prior_table(vqvae, prior, train, splits["validate"]),
         "prior_test": metrics.prior_table(vqvae, prior, train, test),
         "epochs": {stage: len(curves["epoch"]) for stage, curves in history.items()},
-        "minutes": {stage: round(sum(h["seconds"]) / 60, 1) for stage, h in history.items()},
+        "minutes": {
+            stage: round(sum(curves["seconds"]) / 60, 1) for stage, curves in history.items()
+        },
         "made_with": {"keras": keras.__version__, "python": platform.python_version()},
     }
-    folder = WEIGHTS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in ("vqvae", "prior"):
-        write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
-    for file, text in (
-        ("history.json", json.dumps(history)),
-        ("scores.json", json.dumps(scores, indent=2)),
-        ("MODEL_CARD.md", model_card(name, scores)),
-    ):
-        write_bytes(folder / file, f"{text}\n".encode())
+    write_bytes(folder / "scores.json", f"{json.dumps(scores, indent=2)}\n".encode())
+    write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
     return scores
+
+
+def _splits_for(name: str) -> dict[str, SliceSet]:
+    """The three splits in the frame of a recipe, from the data that it is for."""
+    recipe = RECIPES[name]
+    if recipe.data != data_name():
+        needed = "set OASIS_DATA_DIR to" if recipe.data == "oasis1" else "unset OASIS_DATA_DIR for"
+        raise ValueError(
+            f"The weights {name!r} need other data: {needed} the {recipe.data} slices."
+        )
+    root = data_root()
+    return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
+
+
+def fingerprint(slices: SliceSet) -> str:
+    """A hash of which slices these are: tells test subjects that scores hold for from others."""
+    levels = np.rint(slices.images * 255).astype("uint8")
+    keys = np.stack([slices.subjects, slices.slices])
+    return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
 
 
 def _stage(folder: Path, train, lines: EpochLines) -> keras.Model:
@@ -350,6 +376,7 @@ def model_card(name: str, scores: dict) -> str:
     """The text of MODEL_CARD.md, all its figures from `scores`."""
     test, prior, train = scores["test"], scores["prior_test"], scores["train"]
     validate, minutes = scores["validate"], scores["minutes"]
+    size, crop = scores["frame"]["size"], scores["frame"]["crop"] or "the whole frame"
 
     def estimate(values):
         return f"{values[0]:.3f} (95 % interval {values[1]:.3f} to {values[2]:.3f})"
@@ -361,7 +388,7 @@ def model_card(name: str, scores: dict) -> str:
 Validated on {validate["subjects"]} other subjects, tested once on {test["subjects"]} more
 ({test["slices"]} slices). No subject is in two splits.
 
-**Frame.** {scores["frame"]["size"]} x {scores["frame"]["size"]} pixels, crop {scores["frame"]["crop"]}.
+**Frame.** {size} x {size} pixels, {crop}.
 
 **Training.** `make train NAME={name}`, Keras {scores["made_with"]["keras"]}: VQ-VAE
 {scores["epochs"]["vqvae"]} epochs, {minutes["vqvae"]} minutes; prior {scores["epochs"]["prior"]}

@@ -130,7 +130,7 @@ class VQVAE(keras.Model):
         return np.clip(self.decoder.predict(vectors, batch_size, verbose=0), 0, 1)
 
     def brain_cells(self, images: np.ndarray) -> np.ndarray:
-        """bool (N, h, w): the cells of the code grid that hold brain in images (N, size, size, 1)."""
+        """bool (N, h, w): the cells that hold brain in images (N, size, size, 1)."""
         top, left, height, width = self.field
         brain = images[:, top : top + height, left : left + width, 0] > BRAIN_THRESHOLD
         rows, columns = self.code_shapes[0]

@@ -102,10 +102,10 @@ def test_foreign_folder_is_refused(tmp_path):
     mine = tmp_path / "keras_png_slices_data" / "mine.png"
     mine.parent.mkdir()
     mine.write_bytes(b"a person made this")
-    with pytest.raises(FileExistsError, match="that make_cohort did not make.*another folder"):
+    with pytest.raises(FileExistsError, match=r"that make_cohort did not make.*another folder"):
         make_cohort(tmp_path, SUBJECTS)
     assert mine.read_bytes() == b"a person made this"
-    with pytest.raises(FileExistsError, match="did not make"):
+    with pytest.raises(FileExistsError, match=r"did not make"):
         make_cohort(mine, SUBJECTS)
 
 
@@ -113,20 +113,20 @@ def test_other_parameters_and_missing_slices_are_refused(cohort, tmp_path):
     with pytest.raises(FileExistsError, match=r"another cohort .*seed 3, not .*seed 4.*nothing"):
         make_cohort(cohort, SUBJECTS, seed=4)
     (tmp_path / "cohort.json").write_text((cohort / "cohort.json").read_text())
-    with pytest.raises(FileExistsError, match="holds 0 slices where its cohort.json promises 128"):
+    with pytest.raises(FileExistsError, match=r"holds 0 slices where its cohort.json promises 128"):
         make_cohort(tmp_path, SUBJECTS, seed=3)
 
 
 @pytest.mark.parametrize("subjects", [(1, 1), (-1, 1, 1), (0, 0, 0), (900, 90, 10)])
 def test_impossible_counts_are_refused(tmp_path, subjects):
-    with pytest.raises(ValueError, match="three counts"):
+    with pytest.raises(ValueError, match=r"three counts"):
         make_cohort(tmp_path / "cohort", subjects)
 
 
 def test_impossible_numbers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="subject must be 1"):
+    with pytest.raises(ValueError, match=r"subject must be 1"):
         make_subject(0)
-    with pytest.raises(ValueError, match="seed must be 0"):
+    with pytest.raises(ValueError, match=r"seed must be 0"):
         make_cohort(tmp_path / "cohort", SUBJECTS, seed=-1)
-    with pytest.raises(ValueError, match="workers must be 1"):
+    with pytest.raises(ValueError, match=r"workers must be 1"):
         make_cohort(tmp_path / "cohort", SUBJECTS, workers=0)

@@ -162,9 +162,14 @@ def test_draws_follow_the_distribution():
     logits = np.tile(np.log(probabilities), (len(uniform), 1))
     shares = np.bincount(inverse_cdf(logits, uniform), minlength=4) / len(uniform)
     np.testing.assert_allclose(shares, probabilities, atol=0.015)
-    kept = [np.isfinite(truncated(logits[:1].copy(), **cut)).sum() for cut in (
-        {"top_k": 2, "top_p": None}, {"top_k": None, "top_p": 0.79}, {"top_k": None, "top_p": 0.81}
-    )]
+    kept = [
+        np.isfinite(truncated(logits[:1].copy(), **cut)).sum()
+        for cut in (
+            {"top_k": 2, "top_p": None},
+            {"top_k": None, "top_p": 0.79},
+            {"top_k": None, "top_p": 0.81},
+        )
+    ]
     assert kept == [2, 2, 3]
 
 

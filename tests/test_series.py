@@ -17,7 +17,7 @@ def test_profile(monkeypatch):
     monkeypatch.setenv("OASIS_PROFILE", "full")
     assert series.profile() == "full"
     monkeypatch.setenv("OASIS_PROFILE", "fast")
-    with pytest.raises(ValueError, match="""OASIS_PROFILE is 'fast'; expected "tour" or "full"."""):
+    with pytest.raises(ValueError, match="OASIS_PROFILE is 'fast'; expected"):
         series.profile()
 
 
@@ -28,7 +28,7 @@ def test_data_root_that_is_no_folder(monkeypatch):
 
 
 def test_weights_that_are_not_there():
-    with pytest.raises(FileNotFoundError, match="no weights named 'oasis9'.*there are: .*cohort"):
+    with pytest.raises(FileNotFoundError, match=r"no weights named 'oasis9'.*there are: .*cohort"):
         load_pretrained("oasis9")
 
 

@@ -1,0 +1,154 @@
+"""The house keeps its promises: pins, README, the notebooks' form, the test of the tests."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from oasis_helpers.__main__ import with_results
+from oasis_helpers.data import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+IGNORED = "nbval-ignore-output"
+COMPARED_FLOOR = 0.60
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def compared(cell) -> bool:
+    """Whether nbval compares something of this cell that says more than a figure's size."""
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.outputs
+        if output.get("name") != "stderr"
+    ]
+    says = any(text.strip() and not text.startswith("<Figure") for text in texts)
+    return says and IGNORED not in cell.metadata.get("tags", [])
+
+
+# ------------------------------------------------------------------------------- dependencies
+
+
+def test_conda_and_pip_pin_the_same_versions():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    assert conda["name"] == "oasis-vqvae"
+    pip = next(part["pip"] for part in conda["dependencies"] if isinstance(part, dict))
+    assert pip == [*project["dependencies"], "--editable ."]
+
+
+def test_lock_holds_the_pins_with_hashes_and_names_no_registry():
+    lock = (REPOSITORY / "requirements.lock").read_text()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        name_and_version = requirement.split(";")[0].strip()
+        assert re.search(rf"^{re.escape(name_and_version)}[ \\;]", lock, re.MULTILINE), requirement
+    assert "--hash=sha256:" in lock
+    assert not re.search(r"https?://|index-url|find-links", lock)
+
+
+# -------------------------------------------------------------------------------------- README
+
+
+def test_readme_shows_the_scores_of_the_weights():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert with_results(readme) == readme, "run `make results`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_relative_links_lead_somewhere(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    missing = [to for to in targets if not (REPOSITORY / page).parent.joinpath(to).exists()]
+    assert not missing
+
+
+# ----------------------------------------------------------------------------------- notebooks
+
+
+def test_the_series_is_complete():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_data_exploration",
+        "02_vqvae_building",
+        "03_vqvae_training",
+        "04_codebook_analysis",
+        "05_pixelcnn_prior",
+        "06_generation",
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "not run top to bottom in a fresh kernel"
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    headings = [
+        line
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    wanted = ["## Objectives", "## Before you start", "## Set-up", "## Parameters", "## Try this"]
+    wanted += ["## Exercises", "## Summary", "## References", "## Next"]
+    assert headings[0].startswith("# ")
+    assert [heading for heading in headings if heading in wanted] == wanted
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_share_of_compared_cells(path):
+    cells = code_cells(read(path))
+    share = sum(map(compared, cells)) / len(cells)
+    assert share >= COMPARED_FLOOR, f"only {share:.0%} of the code cells are compared"
+
+
+def run_nbval(path: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(path)]
+    return subprocess.run(
+        [*command, f"--confcutdir={REPOSITORY}", f"--rootdir={REPOSITORY}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_changed_output_turns_the_run_red(tmp_path, cohort_root):
+    """The test of the tests: the first cells of notebook 01 pass; with one digit altered, fail."""
+    notebook = read(NOTEBOOKS[0])
+    first = [number for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"][:4]
+    notebook.cells = notebook.cells[: first[-1] + 1]
+    folder = REPOSITORY / "build" / "nbval"  # below the root, where conftest.py applies
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{tmp_path.name}.ipynb"
+    try:
+        nbformat.write(notebook, path)
+        untouched = run_nbval(path)
+        assert untouched.returncode == 0, untouched.stdout
+        cell = [cell for cell in code_cells(notebook) if compared(cell)][-1]
+        printed = next(output for output in cell.outputs if output.get("name") == "stdout")
+        digit = re.search(r"\d(?=\D*$)", printed.text)
+        changed = str((int(digit[0]) + 1) % 10)
+        printed.text = printed.text[: digit.start()] + changed + printed.text[digit.end() :]
+        nbformat.write(notebook, path)
+        assert run_nbval(path).returncode == 1
+    finally:
+        path.unlink(missing_ok=True)
