@@ -413,7 +413,7 @@ def cell_kinds(
     mark: tuple[int, int] | None = None,
     texts: dict[str, np.ndarray] | None = None,
 ) -> Figure:
-    """Grids of cells, each cell coloured by its kind, with one legend: {title: int (rows, columns)}.
+    """Grids of cells, coloured by kind, with one legend: {title: int (rows, columns)}.
 
     Args:
         panels: numbers of kinds, 0 ... len(kinds) - 1.
