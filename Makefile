@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 NAME ?= cohort
 
+# TensorFlow's start-up chatter would stand above the first output of every notebook.
+export TF_CPP_MIN_LOG_LEVEL := 3
+
 # Notebooks run in their own folder, so a relative data folder is made absolute here.
 ifdef OASIS_DATA_DIR
 export OASIS_DATA_DIR := $(abspath $(OASIS_DATA_DIR))

@@ -73,6 +73,9 @@ def _executed(path: Path) -> nbformat.NotebookNode:
         print("failed")
         sys.exit(f"{path.name}: a cell raised an error.\n{error}")
     print(f"{time.perf_counter() - started:6.0f} s", flush=True)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # progress bars and start-up chatter say nothing later
+            cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
     notebook.metadata.pop("widgets", None)
     return notebook
 

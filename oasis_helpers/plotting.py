@@ -65,8 +65,9 @@ def image_rows(
             axis.imshow(np.squeeze(picture), cmap=colours, vmin=low, vmax=high)
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
+            axis.spines[:].set_visible(False)
         line[0].set_ylabel(name)
-    for axis, name in zip(axes[0], column_titles or []):
+    for axis, name in zip(axes[0], [] if column_titles is None else column_titles):
         axis.set_title(name, fontsize=10)
     figure.suptitle(title)
     return figure
@@ -93,13 +94,12 @@ def curves(panels: dict[str, dict[str, np.ndarray]], x_label: str = "epoch") -> 
         for name, values in lines.items():
             axis.plot(np.arange(1, len(values) + 1), values, label=name)
         axis.set(title=title, xlabel=x_label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend()
     return figure
 
 
-def bars(
-    values: dict[str, float], title: str, unit: str, highlight: str | None = None
-) -> Figure:
+def bars(values: dict[str, float], title: str, unit: str, highlight: str | None = None) -> Figure:
     """Horizontal bars with their values written beside them, the highlighted one in orange."""
     figure, axes = _figure(1, 1, 0.45 * len(values) + 1.2)
     axis = axes[0, 0]
@@ -181,16 +181,16 @@ def lines(
 def distributions(
     panels: dict[str, dict[str, np.ndarray]], x_label: str, marks: dict[str, float] | None = None
 ) -> Figure:
-    """Histograms side by side: {panel's title: {name: values}}, with marked values as lines."""
+    """Densities side by side: {panel's title: {name: values}}, with marked values as lines."""
     figure, axes = _figure(1, len(panels), 3.2)
     for axis, (title, named) in zip(axes.flat, panels.items()):
         every = np.concatenate(list(named.values()))
         edges = np.linspace(every.min(), every.max(), 31)
         for name, values in named.items():
-            axis.hist(values, edges, alpha=0.6, label=name)
+            axis.hist(values, edges, alpha=0.6, label=name, density=True)
         for number, (name, value) in enumerate((marks or {}).items()):
             axis.axvline(value, color=COLOURS[-1 - number], linestyle="--", label=name)
-        axis.set(title=title, xlabel=x_label, ylabel="count")
+        axis.set(title=title, xlabel=x_label, ylabel="density")
         axis.legend(fontsize=9)
     return figure
 
@@ -329,9 +329,7 @@ def boxes(
     return figure
 
 
-def pipeline(
-    stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[int, str]
-) -> Figure:
+def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[int, str]) -> Figure:
     """A model as boxes joined by arrows, read from left to right, with its codebook below.
 
     Args:

@@ -96,7 +96,7 @@ class Recipe:
 WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
 
 RECIPES = {
-    "cohort": Recipe("cohort", vqvae=WHOLE_FRAME, vqvae_steps=2500, prior_steps=1000),
+    "cohort": Recipe("cohort", vqvae=WHOLE_FRAME, vqvae_steps=1600, prior_steps=700),
     "oasis1-10x10": Recipe("oasis1", vqvae=WHOLE_FRAME),
     "oasis1": Recipe("oasis1", vqvae=WHOLE_FRAME),
 }
@@ -250,7 +250,7 @@ def train_weights(name: str) -> dict:
         lambda callbacks: train_vqvae(recipe, train, validate, callbacks)[0],
         EpochLines(("loss", "ssim", "val_ssim", "perplexity")),
     )
-    prior = _stage(
+    _stage(
         work / "prior",
         lambda callbacks: train_prior(recipe, vqvae, train, validate, callbacks)[0],
         EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
