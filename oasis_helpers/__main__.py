@@ -122,8 +122,10 @@ def results() -> None:
     models = series.load_pretrained(PICTURED)
     levels = np.linspace(0, SLICES_PER_SUBJECT - 1, 8).round().astype(int)
     codes = sample_codes(models.prior, 24, slice_index=np.tile(levels, 3), seed=0)
-    labels = [f"slice {level}" for level in levels] + [""] * 16
-    figure = plotting.image_grid(models.vqvae.decode(codes), columns=8, labels=labels)
+    top, left, height, width = models.vqvae.field
+    slices = models.vqvae.decode(codes)[:, top : top + height, left : left + width]
+    titles = [f"slice {level}" for level in levels]
+    figure = plotting.image_rows(np.split(slices, 3), [""] * 3, titles)
     picture = series.WEIGHTS / PICTURED / "generated.png"
     beside = picture.with_suffix(".tmp.png")
     figure.savefig(beside, dpi=110)
