@@ -10,7 +10,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 
 # Notebooks run in their own folder, so a relative data folder is made absolute here.
 ifdef OASIS_DATA_DIR
-export OASIS_DATA_DIR := $(abspath $(OASIS_DATA_DIR))
+export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
 .PHONY: run test lab train score results refresh lock

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
 from oasis_helpers import metrics, plotting, sample_codes, series
@@ -24,9 +24,6 @@ from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
 PICTURED = "oasis1"  # the weights whose slices README shows
-OTHER_SLICES = """\
-Note: these are not the test slices that the shipped weights were scored on. Subjects among them
-may have been trained on, so don't call these scores results on unseen subjects."""
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 
@@ -38,8 +35,7 @@ def run() -> None:
         folder.mkdir(parents=True)
     print(f"Data: {series.data_root()}  profile: {series.profile()}", flush=True)
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        notebook = _executed(path)
-        nbformat.write(notebook, folders["notebooks"] / path.name)
+        notebook = _executed(path, folders["notebooks"] / path.name)
         page, _ = HTMLExporter().from_notebook_node(notebook)
         (folders["html"] / f"{path.stem}.html").write_text(page, encoding="utf-8")
         _write_figures(notebook, folders["figures"], path.stem)
@@ -51,12 +47,17 @@ def refresh() -> None:
     os.environ.pop("OASIS_DATA_DIR", None)  # stored outputs show the cohort only
     os.environ["OASIS_PROFILE"] = "tour"
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        text = nbformat.writes(_executed(path))
-        series.write_bytes(path, f"{text.rstrip()}\n".encode())
+        executed = BUILD / "notebooks" / path.name
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        _executed(path, executed)
+        series.write_bytes(path, executed.read_bytes())
 
 
-def _executed(path: Path) -> nbformat.NotebookNode:
-    """The notebook run top to bottom in a fresh kernel; prints a line with its time."""
+def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
+    """The notebook run top to bottom in a fresh kernel; prints a line with its time.
+
+    What was executed is written even when a cell fails, so that there is something to look at.
+    """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -69,14 +70,16 @@ def _executed(path: Path) -> nbformat.NotebookNode:
     print(f"{path.name:32s} ", end="", flush=True)
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print("failed")
-        sys.exit(f"{path.name}: a cell raised an error.\n{error}")
+        nbformat.write(notebook, written_to)
+        sys.exit(f"{path.name} stopped; {written_to} shows how far it came.\n{error}")
     print(f"{time.perf_counter() - started:6.0f} s", flush=True)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # progress bars and start-up chatter say nothing later
             cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
     notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, written_to)
     return notebook
 
 
@@ -105,16 +108,19 @@ def summary() -> str:
         ("weights", f"data/weights/{name}"),
         ("test SSIM", metrics.Estimate(*test["ssim"])),
         ("test brain SSIM", metrics.Estimate(*test["brain_ssim"])),
-        ("perplexity", f"{test['perplexity']} of {models.vqvae.num_embeddings}"),
+        ("test PSNR", f"{test['psnr_db'][0]:.1f} dB at {test['bits_per_slice']:.0f} bits a slice"),
+        (
+            "perplexity",
+            f"{test['perplexity']} of {models.vqvae.num_embeddings}, over cells that hold brain "
+            f"{test['perplexity_brain_cells']}",
+        ),
         ("bits per code", f"{metrics.Estimate(*prior['bits_per_code'])}"),
         ("  counted per position", f"{per_position:.3f}"),
         ("pages", BUILD / "html"),
         ("figures", BUILD / "figures"),
     ]
     table = "\n".join(["", *(f"{key:24s}{value}" for key, value in rows)])
-    if series.fingerprint(splits["test"]) != models.scores["test_fingerprint"]:
-        table += f"\n\n{OTHER_SLICES}"
-    return table
+    return table if models.scored_on(splits["test"]) else f"{table}\n\n{series.OTHER_SLICES}"
 
 
 def results() -> None:
@@ -146,8 +152,8 @@ def results_table() -> str:
     """A Markdown table with a row for each set of weights, from its `scores.json`."""
     lines = [
         "| weights | bits a slice | SSIM | brain SSIM | PSNR | perplexity (brain cells) "
-        "| bits per code | counted per position |",
-        "|---|---|---|---|---|---|---|---|",
+        "| bits per code | counted per position | per slice and position |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(series.WEIGHTS.glob("*/scores.json")):
         scores = json.loads(path.read_text())
@@ -158,7 +164,8 @@ def results_table() -> str:
             f"| {test['psnr_db'][0]:.1f} dB "
             f"| {test['perplexity']} ({test['perplexity_brain_cells']}) "
             f"| {metrics.Estimate(*prior['bits_per_code'])} "
-            f"| {prior['baselines']['per position']:.3f} |"
+            f"| {prior['baselines']['per position']:.3f} "
+            f"| {prior['baselines']['per slice and position']:.3f} |"
         )
     return "\n".join(lines)
 
@@ -174,6 +181,8 @@ def main() -> None:
     for command in (train, score):
         command.add_argument("name", choices=sorted(series.RECIPES))
     arguments = parser.parse_args()
+    if named := os.environ.get("OASIS_DATA_DIR"):  # kernels run in another folder
+        os.environ["OASIS_DATA_DIR"] = str(Path(named).expanduser().resolve())
     if arguments.command in ("train", "score"):
         weights = {"train": series.train_weights, "score": series.score_weights}
         scores = weights[arguments.command](arguments.name)

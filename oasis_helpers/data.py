@@ -42,7 +42,7 @@ class SliceDataError(ValueError):
     def __init__(self, faults: list[str]):
         self.faults = faults
         hidden = len(faults) - _FAULTS_SHOWN
-        tail = [f"... and {hidden} more faults of this kind."] if hidden > 0 else []
+        tail = [f"... and {hidden} more faults."] if hidden > 0 else []
         super().__init__("\n".join(faults[:_FAULTS_SHOWN] + tail))
 
 

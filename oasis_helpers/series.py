@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,10 @@ WEIGHTS = REPOSITORY / "data" / "weights"
 COHORT = REPOSITORY / "data" / "cohort"
 WORK = REPOSITORY / "build" / "train"  # checkpoints of unfinished trainings
 FINISHED = "finished.keras"
+OTHER_SLICES = (
+    "These are not the test slices that the shipped weights were scored on. Subjects among them "
+    "may have been trained on, so don't call scores on them results on unseen subjects."
+)
 
 
 # --------------------------------------------------------------------------- what is in force
@@ -196,7 +201,8 @@ class Pretrained:
         vqvae: the first stage.
         prior: the second stage, or None where there is none.
         scores: what `scores.json` holds.
-        history: the training curves, {"vqvae": {...}, "prior": {...}}, a list for each figure.
+        history: the recipe and the training curves, {"recipe": {...}, "vqvae": {...},
+            "prior": {...}}, in the latter two a list for each figure with a value an epoch.
     """
 
     vqvae: VQVAE
@@ -208,7 +214,20 @@ class Pretrained:
         """The slices of a split in the frame (size and crop) that these weights expect."""
         frame = self.scores["frame"]
         crop = tuple(frame["crop"]) if frame["crop"] else None
-        return load_slices(root, split, frame["size"], crop)
+        slices = load_slices(root, split, frame["size"], crop)
+        if split == "test" and not self.scored_on(slices):
+            warnings.warn(OTHER_SLICES, stacklevel=2)
+        return slices
+
+    def scored_on(self, slices: SliceSet) -> bool:
+        """Whether `scores` hold for these test slices.
+
+        The cohort's are the same everywhere but for a rounded grey level, so only real slices
+        are compared.
+        """
+        return self.scores["data"] == "cohort" or (
+            fingerprint(slices) == self.scores["test_fingerprint"]
+        )
 
 
 def load_pretrained(name: str) -> Pretrained:
@@ -245,6 +264,7 @@ def train_weights(name: str) -> dict:
     """
     recipe, splits = RECIPES[name], _splits_for(name)
     train, validate, work = splits["train"], splits["validate"], WORK / name
+    _refuse_other_training(work, {"recipe": asdict(recipe), "train": fingerprint(train)})
     vqvae = _stage(
         work / "vqvae",
         lambda callbacks: train_vqvae(recipe, train, validate, callbacks)[0],
@@ -256,6 +276,7 @@ def train_weights(name: str) -> dict:
         EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
     )
     history = {stage: read_history(work / stage / "history.csv") for stage in ("vqvae", "prior")}
+    history["recipe"] = asdict(recipe)
     folder = WEIGHTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for stage in ("vqvae", "prior"):
@@ -279,16 +300,16 @@ def score_weights(name: str) -> dict:
     scores = {
         "data": recipe.data,
         "frame": {"size": recipe.size, "crop": train.crop},
-        "recipe": asdict(recipe),
+        "recipe": history["recipe"],
         "train": {"slices": len(train), "subjects": len(np.unique(train.subjects))},
         "validate": metrics.reconstruction_table(vqvae, splits["validate"]),
         "test": metrics.reconstruction_table(vqvae, test),
         "test_fingerprint": fingerprint(test),
         "prior_validate": metrics.prior_table(vqvae, prior, train, splits["validate"]),
         "prior_test": metrics.prior_table(vqvae, prior, train, test),
-        "epochs": {stage: len(curves["epoch"]) for stage, curves in history.items()},
+        "epochs": {stage: len(history[stage]["epoch"]) for stage in ("vqvae", "prior")},
         "minutes": {
-            stage: round(sum(curves["seconds"]) / 60, 1) for stage, curves in history.items()
+            stage: round(sum(history[stage]["seconds"]) / 60, 1) for stage in ("vqvae", "prior")
         },
         "made_with": {"keras": keras.__version__, "python": platform.python_version()},
     }
@@ -316,17 +337,39 @@ def fingerprint(slices: SliceSet) -> str:
     return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
 
 
+def _refuse_other_training(work: Path, made_of: dict) -> None:
+    """Checkpoints of another recipe or of other slices must not be resumed by mistake."""
+    note = work / "made_of.json"
+    made_of = json.loads(json.dumps(made_of))
+    if not note.is_file():
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(note, json.dumps(made_of, indent=2).encode())
+    elif json.loads(note.read_text()) != made_of:
+        raise ValueError(
+            f"{work} holds a training with another recipe or other slices; remove that folder to "
+            "train anew, or go back to what it was made of to resume."
+        )
+
+
 def _stage(folder: Path, train, lines: EpochLines) -> keras.Model:
     """Trains one stage, resuming after its last finished epoch; loads it if it is finished."""
     if (folder / FINISHED).is_file():
         return keras.saving.load_model(folder / FINISHED, compile=False)
     folder.mkdir(parents=True, exist_ok=True)
-    best = folder / "best.weights.h5"
+    best, curves = folder / "best.weights.h5", folder / "history.csv"
+    past = read_history(curves).get("val_loss", []) if curves.is_file() else []
     model = train(
         [
             lines,
-            keras.callbacks.CSVLogger(folder / "history.csv", append=True),
-            keras.callbacks.ModelCheckpoint(best, save_best_only=True, save_weights_only=True),
+            keras.callbacks.CSVLogger(curves, append=True),
+            keras.callbacks.ModelCheckpoint(
+                best,
+                monitor="val_loss",
+                mode="min",
+                save_best_only=True,
+                save_weights_only=True,
+                initial_value_threshold=min(past, default=None),
+            ),
             keras.callbacks.BackupAndRestore(folder / "backup"),
         ]
     )
@@ -348,7 +391,8 @@ def read_history(path: Path) -> dict[str, list[float]]:
     """The curves that `CSVLogger` wrote: {figure: [one value an epoch]}, to 5 digits."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: [float(f"{float(row[name]):.5g}") for row in rows] for name in rows[0]}
+    names = rows[0] if rows else []
+    return {name: [float(f"{float(row[name]):.5g}") for row in rows] for name in names}
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -79,11 +79,13 @@ class VQVAE(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         error = ops.mean((y - y_pred) ** 2)
-        similarity = ops.mean(ssim(y, y_pred, self.blur))
+        # Scores are taken on [0, 1], which the reference's linear output may leave.
         self.error.update_state(error)
-        self.similarity.update_state(similarity)
-        loss = error / self.variance + self.ssim_weight * (1 - similarity)
-        return loss + sum(self.losses)
+        self.similarity.update_state(ops.mean(ssim(y, ops.clip(y_pred, 0, 1), self.blur)))
+        loss = error / self.variance + sum(self.losses)
+        if self.ssim_weight:
+            loss += self.ssim_weight * (1 - ops.mean(ssim(y, y_pred, self.blur)))
+        return loss
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Code maps of slices: float (N, size, size, 1) in [0, 1] to int32 (N, h, w).

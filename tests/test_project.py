@@ -63,14 +63,20 @@ def test_lock_holds_the_pins_with_hashes_and_names_no_registry():
 
 def test_readme_shows_the_scores_of_the_weights():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for mark in ("<!-- results -->", "<!-- /results -->"):
+        assert readme.count(mark) == 1
     assert with_results(readme) == readme, "run `make results`"
 
 
-@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+@pytest.mark.parametrize(
+    "page", [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *NOTEBOOKS]
+)
 def test_relative_links_lead_somewhere(page):
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in read(page).cells if cell.cell_type == "markdown")
     targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
-    missing = [to for to in targets if not (REPOSITORY / page).parent.joinpath(to).exists()]
+    missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
 
