@@ -69,7 +69,8 @@ def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
     started = time.perf_counter()
     print(f"{path.name:32s} ", end="", flush=True)
     try:
-        client.execute()
+        with open(BUILD / "kernels.log", "ab") as log:  # what kernels say outside of cells
+            client.execute(stderr=log)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print("failed")
         nbformat.write(notebook, written_to)
