@@ -13,7 +13,7 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test lab train score results refresh lock
+.PHONY: run test lab train score ladder results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
@@ -29,6 +29,13 @@ train: $(VENV)/ready
 
 score: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers score $(NAME)
+
+ladder: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers ladder ablation
+	$(BIN)/python -m oasis_helpers ladder rates
+	$(BIN)/python -m oasis_helpers ladder race
+	$(BIN)/python -m oasis_helpers ladder priors
+	$(BIN)/python -m oasis_helpers ladder sampling
 
 results: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers results

@@ -1,9 +1,11 @@
 """Settings that hold for the tests and for the notebooks that nbval runs."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import nbval.plugin
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -35,3 +37,17 @@ def cohort_root() -> Path:
     from oasis_helpers import series
 
     return series.data_root()
+
+
+@pytest.fixture(scope="session")
+def load_few():
+    """`load_slices` with the first subjects of a split only, so that a training takes seconds."""
+    from oasis_helpers.data import load_slices
+
+    def load(root, split, *frame, subjects=6):
+        slices = load_slices(root, split, *frame)
+        chosen = np.isin(slices.subjects, np.unique(slices.subjects)[:subjects])
+        parts = {name: getattr(slices, name)[chosen] for name in ("images", "subjects", "slices")}
+        return dataclasses.replace(slices, **parts)
+
+    return load

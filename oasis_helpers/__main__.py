@@ -18,11 +18,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
-from oasis_helpers import metrics, plotting, sample_codes, series
+from oasis_helpers import ladders, metrics, plotting, sample_codes, series
 from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
+LADDERS = ("ablation", "rates", "race", "priors", "sampling")
 PICTURED = "oasis1"  # the weights whose slices README shows
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
@@ -101,15 +102,17 @@ def summary() -> str:
     models = series.load_pretrained(name)
     splits = {split: models.load_slices(root, split) for split in ("train", "validate", "test")}
     test = metrics.reconstruction_table(models.vqvae, splits["test"])
+    faithful = series.load_pretrained(f"{name}-faithful").vqvae
+    foggy = metrics.reconstruction_table(faithful, splits["test"])
     prior = metrics.prior_table(models.vqvae, models.prior, splits["train"], splits["test"])
     subjects = " / ".join(str(len(set(part.subjects.tolist()))) for part in splits.values())
     per_position = prior["baselines"]["per position"]
     rows = [
         ("data", f"{root} ({subjects} subjects: train / validate / test)"),
-        ("weights", f"data/weights/{name}"),
-        ("test SSIM", metrics.Estimate(*test["ssim"])),
-        ("test brain SSIM", metrics.Estimate(*test["brain_ssim"])),
-        ("test PSNR", f"{test['psnr_db'][0]:.1f} dB at {test['bits_per_slice']:.0f} bits a slice"),
+        ("weights", f"data/weights/{name}, {test['bits_per_slice']:.0f} bits a slice"),
+        ("test SSIM", _two_decoders(test, foggy, "ssim")),
+        ("test brain SSIM", _two_decoders(test, foggy, "brain_ssim")),
+        ("test PSNR (dB)", _two_decoders(test, foggy, "psnr_db")),
         (
             "perplexity",
             f"{test['perplexity']} of {models.vqvae.num_embeddings}, over cells that hold brain "
@@ -122,6 +125,32 @@ def summary() -> str:
     ]
     table = "\n".join(["", *(f"{key:24s}{value}" for key, value in rows)])
     return table if models.scored_on(splits["test"]) else f"{table}\n\n{series.OTHER_SLICES}"
+
+
+def _two_decoders(sharp: dict, faithful: dict, figure: str) -> str:
+    of_both = (metrics.Estimate(*scores[figure]) for scores in (sharp, faithful))
+    return "{}; with the faithful decoder {}".format(*of_both)
+
+
+def ladder(kind: str) -> None:
+    """One of the comparisons of `ladders`, on the data in force; prints and keeps the results."""
+    root, name = series.data_root(), series.data_name()
+    file = ladders.KEPT / (f"{kind}.json" if kind == "sampling" else f"{name}-{kind}.json")
+    at_once = {
+        "race": lambda: ladders.race(root),
+        "priors": lambda: ladders.priors(root, name),
+        "sampling": ladders.sampling,
+    }
+    if kind in at_once:
+        found = at_once[kind]()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        series.write_bytes(file, f"{json.dumps(found, indent=1)}\n".encode())
+        print(json.dumps(found, indent=1))
+        return
+    for found in {"ablation": ladders.ablation, "rates": ladders.rates}[kind](root, file):
+        scores = found.get("scores", found)
+        figures = (f"{key} {scores[key]}" for key in ("ssim", "brain_ssim", "psnr_db"))
+        print(f"{found['name']:45s}", *figures, flush=True)
 
 
 def results() -> None:
@@ -151,24 +180,39 @@ def with_results(readme: str) -> str:
 
 def results_table() -> str:
     """A Markdown table with a row for each set of weights, from its `scores.json`."""
-    lines = [
-        "| weights | bits a slice | SSIM | brain SSIM | PSNR | perplexity (brain cells) "
-        "| bits per code | counted per position | per slice and position |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        ("weights", "---"),
+        ("frame", "---"),
+        ("bits a slice", "--:"),
+        ("SSIM", "---"),
+        ("brain SSIM", "---"),
+        ("PSNR", "--:"),
+        ("fine power", "--:"),
+        ("perplexity (brain cells)", "--:"),
+        ("bits per code", "---"),
+        ("counted per position", "--:"),
+        ("per slice and position", "--:"),
+    )
+    rows = [[name for name, _ in head], [dashes for _, dashes in head]]
     for path in sorted(series.WEIGHTS.glob("*/scores.json")):
         scores = json.loads(path.read_text())
-        test, prior = scores["test"], scores["prior_test"]
-        lines.append(
-            f"| `{path.parent.name}` | {test['bits_per_slice']:.0f} "
-            f"| {metrics.Estimate(*test['ssim'])} | {metrics.Estimate(*test['brain_ssim'])} "
-            f"| {test['psnr_db'][0]:.1f} dB "
-            f"| {test['perplexity']} ({test['perplexity_brain_cells']}) "
-            f"| {metrics.Estimate(*prior['bits_per_code'])} "
-            f"| {prior['baselines']['per position']:.3f} "
-            f"| {prior['baselines']['per slice and position']:.3f} |"
+        test, prior, frame = scores["test"], scores.get("prior_test"), scores["frame"]
+        rows.append(
+            [
+                f"`{path.parent.name}`",
+                f"{frame['size']} px, {'cropped' if frame['crop'] else 'whole'}",
+                f"{test['bits_per_slice']:.0f}",
+                f"{metrics.Estimate(*test['ssim'])}",
+                f"{metrics.Estimate(*test['brain_ssim'])}",
+                f"{test['psnr_db'][0]:.1f} dB",
+                f"{100 * test['sharpness']['fine_power']:.0f} %",
+                f"{test['perplexity']} ({test['perplexity_brain_cells']})",
+                f"{metrics.Estimate(*prior['bits_per_code'])}" if prior else "",
+                f"{prior['baselines']['per position']:.3f}" if prior else "",
+                f"{prior['baselines']['per slice and position']:.3f}" if prior else "",
+            ]
         )
-    return "\n".join(lines)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -177,6 +221,8 @@ def main() -> None:
     commands.add_parser("run", help="execute the series, make pages and figures")
     commands.add_parser("refresh", help="execute the notebooks in place, on the cohort")
     commands.add_parser("results", help="write README's results table anew")
+    compare = commands.add_parser("ladder", help="measure what the ideas of stage 1 are worth")
+    compare.add_argument("kind", choices=LADDERS)
     train = commands.add_parser("train", help="train a set of weights to the end, and score it")
     score = commands.add_parser("score", help="measure a set of weights anew")
     for command in (train, score):
@@ -187,7 +233,10 @@ def main() -> None:
     if arguments.command in ("train", "score"):
         weights = {"train": series.train_weights, "score": series.score_weights}
         scores = weights[arguments.command](arguments.name)
-        print(json.dumps({part: scores[part] for part in ("test", "prior_test")}, indent=2))
+        shown = {part: scores[part] for part in ("test", "prior_test") if part in scores}
+        print(json.dumps(shown, indent=2))
+    elif arguments.command == "ladder":
+        ladder(arguments.kind)
     else:
         {"run": run, "refresh": refresh, "results": results}[arguments.command]()
 

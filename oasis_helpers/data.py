@@ -126,6 +126,28 @@ def load_slices(
     )
 
 
+def with_mirrored(images: np.ndarray) -> np.ndarray:
+    """Slices (N, size, size, 1), and after them the same with left and right exchanged."""
+    return np.concatenate([images, images[:, :, ::-1]])
+
+
+def shifted_and_mirrored(images: np.ndarray, seed: int, reach: int = 1) -> np.ndarray:
+    """Every slice moved by up to `reach` whole pixels each way, every other one mirrored.
+
+    Whole pixels, because interpolation would blur, and blur has codes of its own.
+
+    Args:
+        images: float (N, size, size, 1), black at the rim.
+        seed: of the random choices.
+        reach: pixels.
+    """
+    rng = np.random.default_rng(seed)
+    moved = np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images, images[:, :, ::-1])
+    for number, shift in enumerate(rng.integers(-reach, reach + 1, (len(images), 2))):
+        moved[number] = np.roll(moved[number], shift, axis=(0, 1))
+    return moved
+
+
 def brain_box(root: str | Path) -> Box:
     """The square (top, left, side), in source pixels, that holds every training brain.
 

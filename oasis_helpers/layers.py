@@ -28,20 +28,29 @@ class VectorQuantizer(keras.layers.Layer):
         num_embeddings: K, the number of codebook entries.
         embedding_dim: D, the length of each entry.
         commitment_cost: beta, the weight of the commitment loss.
+        gradient: how a gradient passes the choice of entry, a key of `GRADIENTS`.
 
     Call arguments:
         vectors: float (..., D).
 
     Returns:
-        float (..., D), each vector's nearest entry; gradients flow as if it were the vector.
+        float (..., D), each vector's nearest entry, with a gradient to the vector.
     """
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, commitment_cost=0.25, **kwargs):
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost=0.25,
+        gradient="straight-through",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
-        self.usage = CodebookUsage(num_embeddings, name="perplexity")
+        self.gradient = gradient
+        self.usage = CodebookUsage(num_embeddings, name="usage")
 
     def build(self, input_shape):
         if input_shape[-1] != self.embedding_dim:
@@ -65,7 +74,7 @@ class VectorQuantizer(keras.layers.Layer):
         self.usage.update_state(codes)
         self.add_loss(self.commitment_cost * ops.mean((vectors - ops.stop_gradient(entries)) ** 2))
         self._learn(vectors, codes, entries, training)
-        return vectors + ops.stop_gradient(entries - vectors)  # straight-through estimator
+        return GRADIENTS[self.gradient](vectors, entries)
 
     def _learn(self, vectors, codes, entries, training):
         self.add_loss(ops.mean((entries - ops.stop_gradient(vectors)) ** 2))
@@ -92,7 +101,38 @@ class VectorQuantizer(keras.layers.Layer):
             "num_embeddings": self.num_embeddings,
             "embedding_dim": self.embedding_dim,
             "commitment_cost": self.commitment_cost,
+            "gradient": self.gradient,
         }
+
+
+def straight_through(vectors, entries):
+    """The entries; the gradient passes to the vectors unchanged (Bengio et al. 2013)."""
+    return vectors + ops.stop_gradient(entries - vectors)
+
+
+def rotated(vectors, entries):
+    """The entries, reached by turning and stretching each vector (D on the last axis).
+
+    The gradient is turned and stretched back the same way, so that it depends on where in its
+    cell the vector lies: the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
+    """
+
+    def length(x):
+        return ops.sqrt(ops.sum(x**2, axis=-1, keepdims=True) + 1e-12)
+
+    def along(direction, x):
+        return direction * ops.sum(direction * x, axis=-1, keepdims=True)
+
+    of_vector = ops.stop_gradient(vectors / length(vectors))
+    of_entry = ops.stop_gradient(entries / length(entries))
+    halfway = of_vector + of_entry
+    halfway /= length(halfway)
+    stretch = ops.stop_gradient(length(entries) / length(vectors))
+    turned = of_entry * ops.sum(of_vector * vectors, axis=-1, keepdims=True)
+    return stretch * (vectors - 2 * along(halfway, vectors) + 2 * turned)
+
+
+GRADIENTS = {"straight-through": straight_through, "rotation": rotated}
 
 
 @_register
@@ -108,10 +148,11 @@ class EMAVectorQuantizer(VectorQuantizer):
     uniform draw would mostly pick background.
 
     Args:
-        num_embeddings, embedding_dim, commitment_cost: as for `VectorQuantizer`.
+        num_embeddings, embedding_dim, commitment_cost, gradient: as for `VectorQuantizer`.
         decay: of the moving averages, in [0, 1).
+        start_from_data: False keeps the uniform random start.
         restart_below: an entry whose averaged count of vectors per batch falls below this share
-            of an even share (vectors in the batch / K) is restarted.
+            of an even share (vectors in the batch / K) is restarted; 0 restarts none.
         seed: of the random draws.
     """
 
@@ -120,16 +161,20 @@ class EMAVectorQuantizer(VectorQuantizer):
         num_embeddings: int,
         embedding_dim: int,
         commitment_cost=0.25,
+        gradient="straight-through",
         decay=0.95,
+        start_from_data=True,
         restart_below=0.1,
         seed=0,
         **kwargs,
     ):
-        super().__init__(num_embeddings, embedding_dim, commitment_cost, **kwargs)
+        super().__init__(num_embeddings, embedding_dim, commitment_cost, gradient, **kwargs)
         self.decay = decay
+        self.start_from_data = start_from_data
         self.restart_below = restart_below
         self.seed = seed
         self.random = keras.random.SeedGenerator(seed)
+        self.restarts = keras.metrics.Sum(name="restarts")
 
     _codebook_has_gradient = False
 
@@ -148,16 +193,18 @@ class EMAVectorQuantizer(VectorQuantizer):
         sums = self.decay * self.sums + (1 - self.decay) * ops.matmul(
             ops.transpose(one_hot), vectors
         )
-        # In the first batch no entry has been chosen yet, so all of them start from the data.
         even_share = ops.cast(ops.shape(vectors)[0], counts.dtype) / self.num_embeddings
-        untouched = ops.sum(self.counts) == 0
-        dead = ops.logical_or(counts < self.restart_below * even_share, untouched)
+        dead = counts < self.restart_below * even_share
+        if self.start_from_data:  # in the first batch no entry has been chosen before
+            dead = ops.logical_or(dead, ops.sum(self.counts) == 0)
+        self.restarts.update_state(ops.cast(dead, "float32"))
         drawn = self._draw_far_vectors(vectors)
         counts = ops.where(dead, even_share, counts)
         sums = ops.where(dead[:, None], drawn * even_share, sums)
+        means = sums / ops.maximum(counts, 1e-12)[:, None]
+        self.codebook.assign(ops.where(counts[:, None] > 0, means, self.codebook))
         self.counts.assign(counts)
         self.sums.assign(sums)
-        self.codebook.assign(sums / counts[:, None])
 
     def _draw_far_vectors(self, vectors):
         """(K, D): one vector for each entry, the worse it is quantised the likelier."""
@@ -171,16 +218,66 @@ class EMAVectorQuantizer(VectorQuantizer):
         return {
             **super().get_config(),
             "decay": self.decay,
+            "start_from_data": self.start_from_data,
             "restart_below": self.restart_below,
             "seed": self.seed,
         }
 
 
 @_register
-class CodebookUsage(keras.metrics.Metric):
-    """Perplexity of the codes seen since the last reset: exp of the entropy of their shares.
+class FiniteScalarQuantizer(keras.layers.Layer):
+    """Rounds each component of a vector to one of a few levels: a codebook that can't die.
 
-    Between 1 (one code does everything) and K (all codes equally often). Keras resets it every
+    Mentzer et al. 2023, "Finite Scalar Quantization" (arXiv 2309.15505). The codebook is the
+    grid of all combinations of levels, nothing in it is learnt, and no extra loss is needed.
+    It has the calls of `VectorQuantizer`.
+
+    Args:
+        levels: for each of the D components the number of levels; K is their product.
+    """
+
+    def __init__(self, levels: tuple[int, ...], **kwargs):
+        super().__init__(**kwargs)
+        self.levels = tuple(levels)
+        self.num_embeddings, self.embedding_dim = int(np.prod(levels)), len(levels)
+        self.place_values = np.cumprod([1, *self.levels[:-1]]).astype("int32")
+        self.usage = CodebookUsage(self.num_embeddings, name="usage")
+
+    def call(self, vectors, training=False):
+        bounded = self._bounded(vectors)
+        rounded = straight_through(bounded, ops.round(bounded))
+        self.usage.update_state(self._codes(ops.round(bounded)))
+        return self._centred(rounded)
+
+    def nearest(self, vectors):
+        """int32 (...): the code of each vector (..., D)."""
+        return self._codes(ops.round(self._bounded(vectors)))
+
+    def lookup(self, codes):
+        """float (..., D) in [-1, 1]: the grid points of integer codes (...) in 0 ... K-1."""
+        digits = ops.convert_to_tensor(codes)[..., None] // self.place_values
+        return self._centred(ops.cast(digits % np.array(self.levels, "int32"), "float32"))
+
+    def _bounded(self, vectors):
+        """Components between -0.5 and levels - 0.5, so that rounding gives 0 ... levels - 1."""
+        return ops.sigmoid(vectors) * (np.array(self.levels, "float32") - 1e-3) - 0.4995
+
+    def _codes(self, digits):
+        return ops.cast(ops.sum(ops.cast(digits, "int32") * self.place_values, axis=-1), "int32")
+
+    def _centred(self, digits):
+        return 2 * digits / (np.array(self.levels, "float32") - 1) - 1
+
+    def get_config(self):
+        return {**super().get_config(), "levels": list(self.levels)}
+
+
+@_register
+class CodebookUsage(keras.metrics.Metric):
+    """How the codes seen since the last reset are used: "perplexity" and "dead_codes".
+
+    Perplexity, exp of the entropy of their shares, lies between 1 (one code does everything) and
+    K (all codes equally often); dead codes were not seen at all. Keras resets the counts every
     epoch, so what `fit` reports is over a whole pass through the split, not over a batch.
     """
 
@@ -195,7 +292,10 @@ class CodebookUsage(keras.metrics.Metric):
 
     def result(self):
         share = self.counts / ops.maximum(ops.sum(self.counts), 1)
-        return ops.exp(-ops.sum(share * ops.log(ops.maximum(share, 1e-12))))
+        return {
+            "perplexity": ops.exp(-ops.sum(share * ops.log(ops.maximum(share, 1e-12)))),
+            "dead_codes": ops.sum(ops.cast(self.counts == 0, "float32")),
+        }
 
     def get_config(self):
         return {**super().get_config(), "num_embeddings": self.num_embeddings}

@@ -7,10 +7,14 @@ non-negative data, so the range [-0.5, 0.5] of the networks is never scored.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from scipy import stats
+from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.pipeline import Pipeline, make_pipeline
 
 from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet
 from oasis_helpers.pixelcnn import Prior
@@ -108,6 +112,84 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
     return Estimate(float(np.nanmean(values)), float(low), float(high))
 
 
+# ----------------------------------------------------------------------------------- sharpness
+
+HALF_NYQUIST = 0.25  # cycles per pixel: waves shorter than four pixels are "fine"
+BAND_EDGES = np.linspace(0, 0.5, 9)  # cycles per pixel, up to the Nyquist frequency
+_RIM = 3  # pixels of the brain's edge that don't count: against black it is sharp in any picture
+
+
+def inner_brain(pictures: np.ndarray) -> np.ndarray:
+    """Weights that fade from 1 inside the brain to 0 at its edge, float64 (N, size, size).
+
+    The brain (above 10 / 255, holes filled) without its outer 3 pixels, with a soft edge, so
+    that a spectrum of the weighted picture tells of folds and not of the outline.
+    """
+    weights = np.zeros(pictures.shape[:3])
+    for number, picture in enumerate(pictures[..., 0]):
+        brain = ndimage.binary_fill_holes(picture > BRAIN_THRESHOLD)
+        inner = ndimage.binary_erosion(brain, iterations=_RIM + 2)
+        weights[number] = ndimage.gaussian_filter(inner.astype("float64"), 1.5)
+    return weights
+
+
+def _inner_waves(pictures: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fourier transforms of the weighted pictures without their mean, complex (N, size, size)."""
+    pictures = pictures[..., 0].astype("float64")
+    total = np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)
+    mean = (pictures * weights).sum((1, 2), keepdims=True) / total
+    return np.fft.fft2((pictures - mean) * weights)
+
+
+def _frequency(size: int) -> np.ndarray:
+    """The frequency of each wave whatever its direction, cycles per pixel, (size, size)."""
+    return np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
+
+
+def band_power(pictures: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Power inside the brain in the bands between `BAND_EDGES`, float64 (N, bands).
+
+    Args:
+        pictures: float (N, size, size, 1) in [0, 1].
+        weights: from `inner_brain`; of these pictures themselves where not given.
+    """
+    weights = inner_brain(pictures) if weights is None else weights
+    power = np.abs(_inner_waves(pictures, weights)) ** 2
+    power /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)  # big brains don't count more
+    frequency = _frequency(pictures.shape[1])
+    within = [(low < frequency) & (frequency <= high) for low, high in pairwise(BAND_EDGES)]
+    return np.stack([power[:, waves].sum(-1) for waves in within], axis=-1)
+
+
+def fine_power(power: np.ndarray) -> np.ndarray:
+    """The part of `band_power` (N, bands) that lies above half the Nyquist frequency, (N,)."""
+    return power[:, BAND_EDGES[:-1] >= HALF_NYQUIST].sum(-1)
+
+
+def sharpness_table(originals: np.ndarray, pictures: np.ndarray) -> dict:
+    """How much of the originals' fine detail their decoded pictures have, and where.
+
+    Args:
+        originals, pictures: float (N, size, size, 1) in [0, 1]; the brain is the originals'.
+
+    Returns:
+        "fine_power": share of the originals' power above half the Nyquist frequency; "bands":
+        the same in each band; "fine_correlation": Pearson correlation of the two pictures after
+        a high-pass at half the Nyquist frequency, which grain in the wrong place doesn't raise.
+    """
+    weights = inner_brain(originals)
+    powers = [band_power(x, weights) for x in (pictures, originals)]
+    shown, there = (fine_power(power).sum() for power in powers)
+    fine = _frequency(originals.shape[1]) > HALF_NYQUIST
+    waves = [_inner_waves(x, weights)[:, fine] for x in (originals, pictures)]
+    norms = np.sqrt(np.prod([np.sum(np.abs(wave) ** 2) for wave in waves]))
+    return {
+        "fine_power": round(float(shown / there), 4),
+        "bands": [round(float(x), 4) for x in powers[0].sum(0) / powers[1].sum(0)],
+        "fine_correlation": round(float(np.sum(waves[0] * waves[1].conj()).real / norms), 4),
+    }
+
+
 # ------------------------------------------------------------------------------------ codebook
 
 
@@ -181,11 +263,69 @@ def _shares(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
     return (counts + weight * coarser) / (total + weight)
 
 
+# ------------------------------------------------------------------------------ drawn slices
+
+INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours look alike
+COMPONENTS = 100  # of the pixels, that the classifier sees
+
+
+def index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
+    """A small classifier that tells the slice index of a slice, fitted to real training slices.
+
+    Principal components of the pixels, then a linear discriminant analysis (Fisher 1936).
+
+    Returns:
+        A fitted scikit-learn pipeline; `predict` takes float (N, size * size).
+    """
+    classifier = make_pipeline(
+        PCA(COMPONENTS, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
+    )
+    return classifier.fit(train.images.reshape(len(train), -1), train.slices)
+
+
+def drawn_table(
+    drawn: np.ndarray, indices: np.ndarray, train: SliceSet, unseen: SliceSet
+) -> dict[str, dict]:
+    """Whether drawn slices show the level asked for, and are as crisp as real ones.
+
+    Args:
+        drawn: float (N, size, size, 1) in [0, 1].
+        indices: int (N,), the slice indices they were asked for.
+        train: fits the classifier.
+        unseen: real slices of other subjects, to hold the drawn ones against.
+
+    Returns:
+        "slices": how many; "index_recognised": the share whose index the classifier tells to
+        within 3; "fine_power": mean power above half the Nyquist frequency inside the brain as a
+        share of the unseen slices', in the lower, middle and upper third of the slab. The first
+        two for "drawn" and for "unseen".
+    """
+    classifier = index_classifier(train)
+
+    def recognised(pictures, truth):
+        found = classifier.predict(pictures.reshape(len(pictures), -1))
+        return round(float(np.mean(np.abs(found - truth) <= INDEX_TOLERANCE)), 4)
+
+    def by_third(pictures, where):
+        power, third = fine_power(band_power(pictures)), where * 3 // SLICES_PER_SUBJECT
+        return np.array([power[third == number].mean() for number in range(3)])
+
+    share = by_third(drawn, indices) / by_third(unseen.images, unseen.slices)
+    return {
+        "slices": {"drawn": len(drawn), "unseen": len(unseen)},
+        "index_recognised": {
+            "drawn": recognised(drawn, indices),
+            "unseen": recognised(unseen.images, unseen.slices),
+        },
+        "fine_power": [round(float(x), 3) for x in share],
+    }
+
+
 # ------------------------------------------------------------------------------ the whole table
 
 
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
-    """Scores of a VQ-VAE on every slice of a split: SSIM, brain SSIM, PSNR, rate, codebook use.
+    """Scores of a VQ-VAE on every slice of a split: likeness, sharpness, rate, codebook use.
 
     Returns:
         A dict of numbers that JSON can hold; each estimate as [mean, low, high].
@@ -206,6 +346,7 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
         "ssim": estimate(whole),
         "brain_ssim": estimate(brain),
         "psnr_db": estimate(psnr(slices.images, pictures)),
+        "sharpness": sharpness_table(slices.images, pictures),
         "bits_per_slice": round(vqvae.bits_per_slice, 1),
         "perplexity": round(perplexity(counts), 1),
         "perplexity_brain_cells": round(perplexity(in_brain), 1),
@@ -216,12 +357,18 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
 
 
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
-    """Bits per code of a prior on a split beside the four baselines counted on `train`."""
+    """Bits per code of a prior on a split beside the four baselines counted on `train`.
+
+    Returns:
+        "bits_per_code": [mean, low, high]; "baselines": as `baseline_bits`;
+        "share_of_per_position": the first over the per-position baseline.
+    """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
     interval = subject_interval(bits, slices.subjects)
     baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
     return {
         "bits_per_code": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
-        "baselines": {name: round(bits, 4) for name, bits in baselines.items()},
+        "baselines": {name: round(value, 4) for name, value in baselines.items()},
+        "share_of_per_position": round(interval.mean / baselines["per position"], 4),
     }

@@ -14,6 +14,8 @@ from keras import layers, ops
 from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import CausalAttention, GatedBlock, MaskedConv2D
 
+ANY_SLICE = SLICES_PER_SUBJECT  # in place of a slice index: not told
+
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
 
@@ -31,6 +33,8 @@ class Prior(keras.Model):
         float (N, h, w, K): logits; those at a position depend on earlier positions only.
     """
 
+    knows_any_slice = True  # whether `ANY_SLICE` may stand for a slice index
+
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
         self.num_embeddings, self.grid = num_embeddings, tuple(grid)
@@ -42,7 +46,7 @@ class Prior(keras.Model):
 
         Args:
             codes: int (N, h, w) in 0 ... K-1.
-            slice_index: int (N,), or one int for all, in 0 ... 31.
+            slice_index: int (N,), or one int for all, in 0 ... 31, or `ANY_SLICE`.
             batch_size: maps in one pass.
 
         Raises:
@@ -59,7 +63,7 @@ class Prior(keras.Model):
                 f"log_prob got codes from {codes.min()} to {codes.max()}; expected 0 to "
                 f"{self.num_embeddings - 1}: these codes belong to another codebook."
             )
-        slice_index = checked_slice_index(slice_index, len(codes))
+        slice_index = checked_slice_index(slice_index, len(codes), self.knows_any_slice)
         parts = [np.zeros(0, "float32")]
         for start in range(0, len(codes), batch_size):
             batch = codes[start : start + batch_size]
@@ -72,12 +76,18 @@ class Prior(keras.Model):
         """Builds every layer by one pass over symbols, so that weights exist from the start."""
         self((keras.Input(self.grid, dtype="int32"), keras.Input((), dtype="int32")))
 
+    def build(self, input_shape):
+        """Nothing is left to build when Keras asks for it: `_build` has done it."""
+
     def get_config(self):
         return {"num_embeddings": self.num_embeddings, "grid": list(self.grid), "name": self.name}
 
 
-def checked_slice_index(slice_index, count: int) -> np.ndarray:
-    """int32 (count,): one index for each map; ValueError outside 0 ... 31 or of another length."""
+def checked_slice_index(slice_index, count: int, knows_any_slice: bool = False) -> np.ndarray:
+    """int32 (count,): one index for each map; ValueError outside 0 ... 31 or of another length.
+
+    `ANY_SLICE` passes where the prior knows it.
+    """
     indices = np.asarray(slice_index)
     if indices.ndim > 1 or (indices.ndim == 1 and len(indices) != count):
         raise ValueError(
@@ -86,7 +96,7 @@ def checked_slice_index(slice_index, count: int) -> np.ndarray:
         )
     if indices.size and not (
         np.issubdtype(indices.dtype, np.integer)
-        and 0 <= indices.min() <= indices.max() < SLICES_PER_SUBJECT
+        and 0 <= indices.min() <= indices.max() < SLICES_PER_SUBJECT + knows_any_slice
     ):
         raise ValueError(
             f"slice_index {np.unique(indices)[:5]} ...: expected integers from 0 (midbrain) to "
@@ -151,6 +161,9 @@ class GatedPixelCNN(Prior):
         blocks: gated blocks after the first; attention follows the middle one and the last.
         heads: heads of each attention layer.
         dropout: share of features dropped in training.
+        untold: share of maps whose slice index is withheld in training; above 0 the prior also
+            knows `ANY_SLICE`, so that one network draws with and without an index (Ho and
+            Salimans 2022, arXiv 2207.12598, train so).
     """
 
     def __init__(
@@ -161,18 +174,21 @@ class GatedPixelCNN(Prior):
         blocks: int = 6,
         heads: int = 4,
         dropout: float = 0.3,
+        untold: float = 0.0,
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
         self.filters, self.blocks, self.heads, self.dropout = filters, blocks, heads, dropout
+        self.untold, self.knows_any_slice = untold, untold > 0
+        self.random = keras.random.SeedGenerator()
         self.embed = layers.Embedding(num_embeddings, filters)
         self.place = layers.Embedding(self.grid[0] * self.grid[1], filters)
-        self.condition = layers.Embedding(SLICES_PER_SUBJECT, filters)
+        self.condition = layers.Embedding(SLICES_PER_SUBJECT + self.knows_any_slice, filters)
         self.first = GatedBlock(filters, reach=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {
             str(after): CausalAttention(heads, filters // heads, dropout)
-            for after in sorted({blocks // 2 - 1, blocks - 1})
+            for after in sorted({max(blocks // 2 - 1, 0), blocks - 1})
         }
         self.drop = layers.Dropout(dropout)
         self.head = layers.Dense(2 * filters, activation="relu")
@@ -181,6 +197,9 @@ class GatedPixelCNN(Prior):
 
     def call(self, inputs, training=False):
         codes, slice_index = inputs
+        if training and self.untold:
+            lot = keras.random.uniform(ops.shape(slice_index), seed=self.random)
+            slice_index = ops.where(lot < self.untold, ANY_SLICE, slice_index)
         condition = self.condition(slice_index)
         place = ops.reshape(self.place(np.arange(self.grid[0] * self.grid[1])), (1, *self.grid, -1))
         seen = self.embed(codes)
@@ -212,4 +231,5 @@ class GatedPixelCNN(Prior):
             "blocks": self.blocks,
             "heads": self.heads,
             "dropout": self.dropout,
+            "untold": self.untold,
         }

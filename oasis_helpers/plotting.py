@@ -195,6 +195,52 @@ def distributions(
     return figure
 
 
+def bar_columns(
+    names: list[str], columns: dict[str, list[float]], highlight: str | None = None, split=None
+) -> Figure:
+    """One row of bars for each name, several quantities side by side: {title: values}.
+
+    Args:
+        names: of the rows, the first at the top.
+        columns: {title with its unit: a value for each name}.
+        highlight: the row drawn in orange.
+        split: a line is drawn above the row of this number.
+    """
+    figure, axes = _figure(1, len(columns), 0.27 * len(names) + 1.0, sharey=True)
+    colours = [COLOURS[1] if name == highlight else COLOURS[0] for name in names]
+    for axis, (title, values) in zip(axes.flat, columns.items()):
+        drawn = axis.barh(range(len(names)), values, color=colours)
+        fmt = "%.3f" if max(values) < 2 else "%.0f"
+        axis.bar_label(drawn, fmt=fmt, padding=3, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.margins(x=0.22)
+        if split:
+            axis.axhline(split - 0.5, color="black", lw=0.8)
+    axes[0, 0].set_yticks(range(len(names)), names, fontsize=9)
+    axes[0, 0].invert_yaxis()
+    return figure
+
+
+def own_x_curves(
+    panels: dict[str, dict[str, tuple[list, list]]], x_label: str, ticks: list[float]
+) -> Figure:
+    """Curves with points of their own x each: {panel's title: {curve's name: (x, y)}}.
+
+    The x axis is logarithmic, with the given ticks; curves whose name begins with "ours" are
+    drawn solid.
+    """
+    figure, axes = _figure(1, len(panels), 3.4)
+    for axis, (title, curves) in zip(axes.flat, panels.items()):
+        for name, (x, y) in curves.items():
+            solid = name.startswith("ours")
+            axis.plot(x, y, "o-" if solid else "s--", ms=5 if solid else 4, label=name)
+        axis.set(title=title, xlabel=x_label, xscale="log")
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axis.minorticks_off()
+    axes[0, -1].legend(fontsize=9)
+    return figure
+
+
 def grouped_bars(values: dict[str, dict[str, float]], title: str, unit: str) -> Figure:
     """Horizontal bars in groups, {group: {bar's name: value}}, the values written beside them."""
     names = list(next(iter(values.values())))

@@ -34,7 +34,8 @@ def sample_codes(
         prior: a `GatedPixelCNN` or `MaskedPixelCNN`.
         n: number of maps.
         slice_index: int 0 ... 31 for all maps, or int (n,), one for each; None spreads the
-            maps evenly over all indices, lowest first.
+            maps evenly over all indices, lowest first; `pixelcnn.ANY_SLICE` leaves the choice
+            to a prior that knows it.
         temperature: above 0; below 1 favours likely codes, 1 is the model's own distribution.
         top_k: keep only the k likeliest codes at each position.
         top_p: keep the likeliest codes that together hold this probability (nucleus sampling,
@@ -54,7 +55,7 @@ def sample_codes(
     _refuse_bad_settings(prior, n, temperature, top_k, top_p, known)
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
-    slice_index = checked_slice_index(slice_index, n)
+    slice_index = checked_slice_index(slice_index, n, prior.knows_any_slice)
     height, width = prior.grid
     uniform = np.random.default_rng(seed).random((n, height * width))
     codes = np.full((n, height * width), -1, "int32")
@@ -67,7 +68,9 @@ def sample_codes(
             state = start_drawing(prior, slice_index[batch], cached)
             for position in range(height * width):
                 given = codes[batch, position]
-                logits = truncated(state.next_logits() / temperature, top_k, top_p)
+                logits = state.next_logits() / temperature
+                if top_k is not None or top_p is not None:
+                    logits = truncated(logits, top_k, top_p)
                 drawn = inverse_cdf(logits, uniform[batch, position])
                 codes[batch, position] = np.where(given >= 0, given, drawn)
                 state.append(codes[batch, position])
@@ -167,8 +170,8 @@ def _relu(x: np.ndarray) -> np.ndarray:
 
 
 def _gate(features: np.ndarray) -> np.ndarray:
-    values, switches = np.split(features, 2, axis=-1)
-    return np.tanh(values) / (1 + np.exp(-switches))
+    half = features.shape[-1] // 2
+    return np.tanh(features[..., :half]) / (1 + np.exp(-features[..., half:]))
 
 
 class MaskedCache:
@@ -236,7 +239,8 @@ class GatedCache:
         ]
         # Attention number i follows gated block i, which comes after the first block.
         self.attention = {
-            int(number) + 1: _CachedAttention(layer) for number, layer in prior.attention.items()
+            int(number) + 1: _CachedAttention(layer, self.count, prior.grid[0] * prior.grid[1])
+            for number, layer in prior.attention.items()
         }
         self.previous = np.zeros((self.count, prior.filters), "float32")
         self.head, self.logits = _affine(prior.head), _affine(prior.logits)
@@ -315,22 +319,24 @@ class _CachedBlock:
 class _CachedAttention:
     """A `CausalAttention` that keeps the keys and values of earlier positions."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, count: int, cells: int):
         self.heads, self.epsilon = layer.heads, layer.norm.epsilon
         self.gamma, self.beta = map(ops.convert_to_numpy, (layer.norm.gamma, layer.norm.beta))
         self.project, self.out = _affine(layer.project), _affine(layer.out)
-        self.keys, self.values = [], []
+        self.scale = np.float32(layer.head_dim**-0.5)
+        shape = (count, layer.heads, cells, layer.head_dim)
+        self.keys, self.values = np.empty(shape, "float32"), np.empty(shape, "float32")
+        self.seen = 0
 
     def step(self, x: np.ndarray) -> np.ndarray:
         centred = x - x.mean(-1, keepdims=True)
         scale = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
-        normed = centred / scale * self.gamma + self.beta
-        projected = self.project(normed).reshape(len(x), 3, self.heads, -1)
-        query, key, value = np.moveaxis(projected, 1, 0)
-        self.keys.append(key)
-        self.values.append(value)
-        scores = np.einsum("nhd,pnhd->nhp", query, np.stack(self.keys))
-        weights = np.exp((scores - scores.max(-1, keepdims=True)) / query.shape[-1] ** 0.5)
-        weights /= weights.sum(-1, keepdims=True)
-        seen = np.einsum("nhp,pnhd->nhd", weights, np.stack(self.values))
-        return self.out(seen.reshape(len(x), -1))
+        projected = self.project(centred / scale * self.gamma + self.beta)
+        query, key, value = np.moveaxis(projected.reshape(len(x), 3, self.heads, -1), 1, 0)
+        self.keys[:, :, self.seen], self.values[:, :, self.seen] = key, value
+        self.seen += 1
+        scores = self.keys[:, :, : self.seen] @ (query * self.scale)[..., None]
+        weights = np.exp(scores - scores.max(2, keepdims=True))
+        weights /= weights.sum(2, keepdims=True)
+        mean = weights[..., 0][:, :, None] @ self.values[:, :, : self.seen]
+        return self.out(mean.reshape(len(x), -1))

@@ -13,7 +13,8 @@ import os
 import platform
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -21,14 +22,25 @@ import numpy as np
 
 from oasis_helpers import metrics
 from oasis_helpers.cohort import make_cohort
-from oasis_helpers.data import REPOSITORY, SPLITS, SliceSet, load_slices
-from oasis_helpers.pixelcnn import GatedPixelCNN, Prior
-from oasis_helpers.vqvae import VQVAE, improved_vqvae
+from oasis_helpers.data import (
+    REPOSITORY,
+    SLICES_PER_SUBJECT,
+    SPLITS,
+    SliceSet,
+    load_slices,
+    shifted_and_mirrored,
+    with_mirrored,
+)
+from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
+from oasis_helpers.sampling import sample_codes
+from oasis_helpers.sharpening import Sharpener, patch_critic
+from oasis_helpers.vqvae import VQVAE, improved_vqvae, reference_vqvae
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 COHORT = REPOSITORY / "data" / "cohort"
 WORK = REPOSITORY / "build" / "train"  # checkpoints of unfinished trainings
 FINISHED = "finished.keras"
+DRAWN_FOR_SCORES = 20  # slices at each of the 32 levels
 OTHER_SLICES = (
     "These are not the test slices that the shipped weights were scored on. Subjects among them "
     "may have been trained on, so don't call scores on them results on unseen subjects."
@@ -79,31 +91,99 @@ def profile() -> str:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one set of weights is trained; steps are counted in batches."""
+class Schedule:
+    """How long and how fast one stage is trained; steps are counted in batches.
 
-    data: str  # "cohort" or "oasis1"
+    Attributes:
+        steps: rounded to whole epochs.
+        batch: slices or code maps in a step.
+        rate: the peak of the learning rate after a warm-up; a cosine takes it down from there.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one set of weights is made.
+
+    Attributes:
+        data: "cohort" or "oasis1".
+        size, crop: the frame, as for `load_slices`.
+        vqvae: arguments of `improved_vqvae`, or {"reference": True} for the plain recipe.
+        fitting: the schedule of the first stage; None where its weights come from `sharpens`.
+        sharpens: the weights whose encoder and codebook are taken over and whose decoder learns
+            on against a critic, as scheduled in `sharpening`.
+        prior: arguments of `GatedPixelCNN`, or {"reference": True} for the plain one.
+        drawing: the schedule of the prior; None for weights without one.
+        variants: copies of the training slices, mirrored and shifted, whose codes the prior
+            learns, too; 1 for the slices alone.
+        seed: of everything random.
+    """
+
+    data: str
     size: int = 80
-    crop: str | None = None  # as for load_slices
-    vqvae: dict = field(default_factory=dict)  # arguments of improved_vqvae
-    vqvae_steps: int = 5000
-    vqvae_batch: int = 32
-    vqvae_rate: float = 4e-3
-    prior: dict = field(default_factory=lambda: {"filters": 64})  # arguments of GatedPixelCNN
-    prior_steps: int = 1500
-    prior_batch: int = 64
-    prior_rate: float = 2e-3
+    crop: str | None = None
+    vqvae: dict = field(default_factory=dict)
+    fitting: Schedule | None = Schedule(5000, 32, 4e-3)
+    sharpens: str | None = None
+    sharpening: Schedule | None = None
+    prior: dict = field(default_factory=dict)
+    drawing: Schedule | None = None
+    variants: int = 1
     seed: int = 0
 
 
 # At 80 x 80 the brains of OASIS's atlas frame lie in rows 12-66 and columns 18-61; the code grid
-# covers that part with a margin, in cells of 6 x 5 pixels.
+# covers that part with a margin, in cells of 6 x 5 pixels, or of 3 x 3.
 WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
+FINE_GRID = {"field": (10, 10, 60, 60), "patch": (3, 3), "merge": (1, 1), "widths": (64, 96)}
+# Cropped to the brains' square they lie in rows 2-77 and columns 9-70: 13 x 11 cells of 6 x 6.
+CROPPED = {"field": (1, 7, 78, 66), "patch": (3, 3), "merge": (2, 2)}
+
+_PLAIN = {"reference": True}
+_FAITHFUL = Recipe("oasis1", 80, "brain", CROPPED, Schedule(4600, 32, 4e-3))
+_SHARP = replace(
+    _FAITHFUL,
+    fitting=None,
+    sharpens="oasis1-faithful",
+    sharpening=Schedule(1152, 32, 1e-3),
+    prior={"filters": 64, "dropout": 0.15, "untold": 0.1},
+    drawing=Schedule(2000, 64, 2e-3),
+    variants=6,
+)
 
 RECIPES = {
-    "cohort": Recipe("cohort", vqvae=WHOLE_FRAME, vqvae_steps=1600, prior_steps=700),
-    "oasis1-10x10": Recipe("oasis1", vqvae=WHOLE_FRAME),
-    "oasis1": Recipe("oasis1", vqvae=WHOLE_FRAME),
+    "oasis1-faithful": _FAITHFUL,
+    "oasis1": _SHARP,
+    "oasis1-10x10": replace(
+        _SHARP,
+        crop=None,
+        vqvae=WHOLE_FRAME,
+        fitting=Schedule(5000, 32, 4e-3),
+        sharpens=None,
+        sharpening=None,
+    ),
+    "oasis1-20x20": Recipe(
+        "oasis1", vqvae=FINE_GRID | {"num_embeddings": 256}, fitting=Schedule(2000, 32, 4e-3)
+    ),
+    "oasis1-reference": Recipe(
+        "oasis1",
+        vqvae=_PLAIN,
+        fitting=Schedule(720, 128, 1e-3),
+        prior=_PLAIN,
+        drawing=Schedule(1500, 64, 3e-4),
+    ),
+    "cohort-faithful": replace(_FAITHFUL, data="cohort", fitting=Schedule(2000, 32, 4e-3)),
+    "cohort": replace(
+        _SHARP,
+        data="cohort",
+        sharpens="cohort-faithful",
+        sharpening=Schedule(960, 32, 1e-3),
+        drawing=Schedule(1300, 64, 2e-3),
+    ),
 }
 
 
@@ -118,44 +198,129 @@ def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
 # ------------------------------------------------------------------------------------ training
 
 
+def resuming(folder: Path | None) -> list[keras.callbacks.Callback]:
+    """The callback that backs training up into a folder every epoch, and goes on from there.
+
+    It comes first among the callbacks: it must save weights before others exchange them.
+    """
+    return [keras.callbacks.BackupAndRestore(folder)] if folder else []
+
+
 def train_vqvae(
-    recipe: Recipe, train: SliceSet, validate: SliceSet, callbacks=(), verbose=0
+    recipe: Recipe,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    resume_in=None,
+    verbose=0,
 ) -> tuple[VQVAE, dict]:
-    """Trains the first stage on `train`, watched on `validate`; returns it with its history."""
+    """Trains the first stage on `train`, watched on `validate`; returns it with its history.
+
+    The reference recipe is trained as it is taught, at a fixed rate on the slices as they are;
+    ours sees every slice mirrored as well.
+    """
     keras.utils.set_random_seed(recipe.seed)
-    model = improved_vqvae(float(train.images.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
-    model.compile(keras.optimizers.Adam(learning_rate(recipe.vqvae_rate, recipe.vqvae_steps)))
+    schedule, variance = recipe.fitting, float(train.images.var())
+    if recipe.vqvae.get("reference"):
+        model, images, rate = reference_vqvae(variance, recipe.size), train.images, schedule.rate
+    else:
+        model = improved_vqvae(variance, recipe.size, seed=recipe.seed, **recipe.vqvae)
+        images = with_mirrored(train.images)
+        rate = learning_rate(schedule.rate, schedule.steps)
+    model.compile(keras.optimizers.Adam(rate))
     history = model.fit(
-        train.images,
-        train.images,
-        batch_size=recipe.vqvae_batch,
-        epochs=epochs_for(recipe.vqvae_steps, len(train), recipe.vqvae_batch),
+        images,
+        images,
+        batch_size=schedule.batch,
+        epochs=epochs_for(schedule.steps, len(images), schedule.batch),
         validation_data=(validate.images, validate.images),
-        callbacks=list(callbacks),
+        callbacks=[*resuming(resume_in), *callbacks],
         verbose=verbose,
     )
     return model, history.history
 
 
-def train_prior(
-    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, callbacks=(), verbose=0
-) -> tuple[Prior, dict]:
-    """Trains the second stage on the codes of `train`; returns it with its history."""
+def sharpen(
+    recipe: Recipe,
+    vqvae: VQVAE,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    resume_in=None,
+    verbose=0,
+) -> tuple[Sharpener, dict]:
+    """Trains the decoder of `vqvae` on, in place, against a critic; codes stay what they are.
+
+    Returns:
+        The trainer, which holds decoder and critic, and its history.
+    """
     keras.utils.set_random_seed(recipe.seed)
-    codes, unseen = vqvae.encode(train.images), vqvae.encode(validate.images)
-    model = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
+    schedule, images = recipe.sharpening, with_mirrored(train.images)
+    model = Sharpener(vqvae, patch_critic(recipe.size, vqvae.field))
+    rate = learning_rate(schedule.rate, schedule.steps)
+    model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015, for critics
+    history = model.fit(
+        vqvae.encode(images),
+        images,
+        batch_size=schedule.batch,
+        epochs=epochs_for(schedule.steps, len(images), schedule.batch),
+        validation_data=(vqvae.encode(validate.images), validate.images),
+        callbacks=[*resuming(resume_in), *callbacks],
+        verbose=verbose,
+    )
+    return model, history.history
+
+
+WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
+WEIGHT_DECAY = 0.02
+
+
+def train_prior(
+    recipe: Recipe,
+    vqvae: VQVAE,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    resume_in=None,
+    verbose=0,
+) -> tuple[Prior, dict]:
+    """Trains the second stage on the codes of `train`; returns it with its history.
+
+    Ours also learns the codes of mirrored and shifted slices, and what is validated and kept is
+    the running average of its weights (Polyak and Juditsky 1992); the reference is trained as it
+    is taught.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    schedule, unseen = recipe.drawing, vqvae.encode(validate.images)
+    copies = [shifted_and_mirrored(train.images, seed) for seed in range(1, recipe.variants)]
+    codes = np.concatenate([vqvae.encode(images) for images in (train.images, *copies)])
+    slices = np.tile(train.slices, recipe.variants)
+    if recipe.prior.get("reference"):
+        model = MaskedPixelCNN(vqvae.num_embeddings, codes.shape[1:])
+        optimizer, averaging = keras.optimizers.Adam(schedule.rate), []
+    else:
+        model = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
+        optimizer = keras.optimizers.AdamW(
+            learning_rate(schedule.rate, schedule.steps),
+            WEIGHT_DECAY,
+            clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=WEIGHT_AVERAGING,
+        )
+        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
     model.compile(
-        keras.optimizers.Adam(learning_rate(recipe.prior_rate, recipe.prior_steps), clipnorm=1.0),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=True,  # halves the time of a step here; stage 1 would take twice as long
     )
     history = model.fit(
-        (codes, train.slices),
+        (codes, slices),
         codes,
-        batch_size=recipe.prior_batch,
-        epochs=epochs_for(recipe.prior_steps, len(train), recipe.prior_batch),
+        batch_size=schedule.batch,
+        epochs=epochs_for(schedule.steps, len(codes), schedule.batch),
         validation_data=((unseen, validate.slices), unseen),
-        callbacks=list(callbacks),
+        callbacks=[*resuming(resume_in), *averaging, *callbacks],
         verbose=verbose,
     )
     return model, history.history
@@ -243,12 +408,21 @@ def load_pretrained(name: str) -> Pretrained:
             f"There are no weights named {name!r} in {WEIGHTS}; there are: "
             f"{', '.join(known) or 'none yet'}. `make train NAME={name}` makes them."
         )
-    prior = folder / "prior.keras"
+    vqvae, prior = load_stages(folder)
     return Pretrained(
-        vqvae=keras.saving.load_model(folder / "vqvae.keras", compile=False),
-        prior=keras.saving.load_model(prior, compile=False) if prior.is_file() else None,
+        vqvae=vqvae,
+        prior=prior,
         scores=json.loads((folder / "scores.json").read_text()),
         history=json.loads((folder / "history.json").read_text()),
+    )
+
+
+def load_stages(folder: Path) -> tuple[VQVAE, Prior | None]:
+    """The VQ-VAE in a folder of weights, and its prior where it has one."""
+    vqvae, prior = folder / "vqvae.keras", folder / "prior.keras"
+    return (
+        keras.saving.load_model(vqvae, compile=False),
+        keras.saving.load_model(prior, compile=False) if prior.is_file() else None,
     )
 
 
@@ -265,21 +439,33 @@ def train_weights(name: str) -> dict:
     recipe, splits = RECIPES[name], _splits_for(name)
     train, validate, work = splits["train"], splits["validate"], WORK / name
     _refuse_other_training(work, {"recipe": asdict(recipe), "train": fingerprint(train)})
-    vqvae = _stage(
-        work / "vqvae",
-        lambda callbacks: train_vqvae(recipe, train, validate, callbacks)[0],
-        EpochLines(("loss", "ssim", "val_ssim", "perplexity")),
-    )
-    _stage(
-        work / "prior",
-        lambda callbacks: train_prior(recipe, vqvae, train, validate, callbacks)[0],
-        EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
-    )
-    history = {stage: read_history(work / stage / "history.csv") for stage in ("vqvae", "prior")}
+    if recipe.sharpens:
+        faithful = load_pretrained(recipe.sharpens).vqvae
+        vqvae = _stage(
+            work / "vqvae",
+            lambda *how: sharpen(recipe, faithful, train, validate, *how)[0],
+            EpochLines(("faithful", "features", "critic", "told_apart")),
+            monitor=None,
+            kept=lambda _: faithful,
+        )
+    else:
+        vqvae = _stage(
+            work / "vqvae",
+            lambda *how: train_vqvae(recipe, train, validate, *how)[0],
+            EpochLines(("loss", "val_loss", "val_ssim", "perplexity", "dead_codes", "restarts")),
+        )
+    if recipe.drawing:
+        _stage(
+            work / "prior",
+            lambda *how: train_prior(recipe, vqvae, train, validate, *how)[0],
+            EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
+        )
+    stages = ("vqvae", "prior") if recipe.drawing else ("vqvae",)
+    history = {stage: read_history(work / stage / "history.csv") for stage in stages}
     history["recipe"] = asdict(recipe)
     folder = WEIGHTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in ("vqvae", "prior"):
+    for stage in stages:
         write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
     write_bytes(folder / "history.json", f"{json.dumps(history)}\n".encode())
     return score_weights(name)
@@ -291,28 +477,33 @@ def score_weights(name: str) -> dict:
     Writes `scores.json` and `MODEL_CARD.md` beside the weights. Raises as `train_weights` does.
     """
     recipe, splits, folder = RECIPES[name], _splits_for(name), WEIGHTS / name
-    vqvae, prior = (
-        keras.saving.load_model(folder / f"{stage}.keras", compile=False)
-        for stage in ("vqvae", "prior")
-    )
+    vqvae, prior = load_stages(folder)
     history = json.loads((folder / "history.json").read_text())
+    stages = [stage for stage in ("vqvae", "prior") if stage in history]
     train, test = splits["train"], splits["test"]
+    codes = vqvae.encode(train.images)
     scores = {
         "data": recipe.data,
         "frame": {"size": recipe.size, "crop": train.crop},
         "recipe": history["recipe"],
-        "train": {"slices": len(train), "subjects": len(np.unique(train.subjects))},
+        "train": {
+            "slices": len(train),
+            "subjects": len(np.unique(train.subjects)),
+            "dead_codes": int((metrics.code_counts(codes, vqvae.num_embeddings) == 0).sum()),
+        },
         "validate": metrics.reconstruction_table(vqvae, splits["validate"]),
         "test": metrics.reconstruction_table(vqvae, test),
         "test_fingerprint": fingerprint(test),
-        "prior_validate": metrics.prior_table(vqvae, prior, train, splits["validate"]),
-        "prior_test": metrics.prior_table(vqvae, prior, train, test),
-        "epochs": {stage: len(history[stage]["epoch"]) for stage in ("vqvae", "prior")},
-        "minutes": {
-            stage: round(sum(history[stage]["seconds"]) / 60, 1) for stage in ("vqvae", "prior")
-        },
+        "epochs": {stage: len(history[stage]["epoch"]) for stage in stages},
+        "minutes": {stage: round(sum(history[stage]["seconds"]) / 60, 1) for stage in stages},
         "made_with": {"keras": keras.__version__, "python": platform.python_version()},
     }
+    if prior:
+        scores["prior_validate"] = metrics.prior_table(vqvae, prior, train, splits["validate"])
+        scores["prior_test"] = metrics.prior_table(vqvae, prior, train, test)
+        levels = np.repeat(np.arange(SLICES_PER_SUBJECT), DRAWN_FOR_SCORES)
+        drawn = vqvae.decode(sample_codes(prior, len(levels), levels, seed=recipe.seed))
+        scores["drawn"] = metrics.drawn_table(drawn, levels, train, test)
     write_bytes(folder / "scores.json", f"{json.dumps(scores, indent=2)}\n".encode())
     write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
     return scores
@@ -351,31 +542,46 @@ def _refuse_other_training(work: Path, made_of: dict) -> None:
         )
 
 
-def _stage(folder: Path, train, lines: EpochLines) -> keras.Model:
-    """Trains one stage, resuming after its last finished epoch; loads it if it is finished."""
+def _stage(
+    folder: Path,
+    train: Callable[[list, Path], keras.Model],
+    lines: EpochLines,
+    monitor: str | None = "val_loss",
+    kept: Callable[[keras.Model], keras.Model] = lambda model: model,
+) -> keras.Model:
+    """Trains one stage, resuming after its last finished epoch; loads it if it is finished.
+
+    Args:
+        folder: of this stage's checkpoints.
+        train: gets callbacks and the folder to resume in; returns the model that it fitted.
+        lines: prints the progress.
+        monitor: the epoch with the lowest value of it is kept; None keeps the last one.
+        kept: the model to keep of the fitted one.
+    """
     if (folder / FINISHED).is_file():
         return keras.saving.load_model(folder / FINISHED, compile=False)
     folder.mkdir(parents=True, exist_ok=True)
     best, curves = folder / "best.weights.h5", folder / "history.csv"
-    past = read_history(curves).get("val_loss", []) if curves.is_file() else []
+    past = read_history(curves).get(monitor, []) if curves.is_file() else []
     model = train(
         [
             lines,
             keras.callbacks.CSVLogger(curves, append=True),
             keras.callbacks.ModelCheckpoint(
                 best,
-                monitor="val_loss",
+                monitor=monitor,
                 mode="min",
-                save_best_only=True,
+                save_best_only=monitor is not None,
                 save_weights_only=True,
                 initial_value_threshold=min(past, default=None),
             ),
-            keras.callbacks.BackupAndRestore(folder / "backup"),
-        ]
+        ],
+        folder / "backup",
     )
     model.load_weights(best)
-    save_for_use(model, folder / FINISHED)
-    return model
+    finished = kept(model)
+    save_for_use(finished, folder / FINISHED)
+    return finished
 
 
 def save_for_use(model: keras.Model, path: Path) -> None:
@@ -416,15 +622,33 @@ _CITATIONS = {
 }
 
 
+_LOSSES = {
+    True: "The loss is the mean squared error.",
+    False: "The mean squared error and 1 - SSIM are both in the loss.",
+}
+
+
 def model_card(name: str, scores: dict) -> str:
     """The text of MODEL_CARD.md, all its figures from `scores`."""
-    test, prior, train = scores["test"], scores["prior_test"], scores["train"]
-    validate, minutes = scores["validate"], scores["minutes"]
-    size, crop = scores["frame"]["size"], scores["frame"]["crop"] or "the whole frame"
+    test, prior, train = scores["test"], scores.get("prior_test"), scores["train"]
+    validate, minutes, epochs = scores["validate"], scores["minutes"], scores["epochs"]
+    size, crop = scores["frame"]["size"], scores["frame"]["crop"]
+    frame = f"cropped to (top, left, side) {tuple(crop)}" if crop else "the whole frame"
+    source = scores["recipe"].get("sharpens")
+    first = f"decoder of `{source}`, sharpened against a critic" if source else "VQ-VAE"
+    stages = {"vqvae": first, "prior": "prior"}
 
     def estimate(values):
         return f"{values[0]:.3f} (95 % interval {values[1]:.3f} to {values[2]:.3f})"
 
+    trained = "; ".join(
+        f"{stages[stage]}, {epochs[stage]} epochs, {minutes[stage]} minutes" for stage in epochs
+    )
+    drawn = ""
+    if prior:
+        baselines = ", ".join(f"{key} {value:.2f}" for key, value in prior["baselines"].items())
+        drawn = f"\n- prior: {estimate(prior['bits_per_code'])} bits per code; counted: {baselines}"
+    invented = "\nThe folds that the sharpened decoder draws are plausible, not the patient's own."
     return f"""# Weights `{name}`
 
 **Data.** {train["slices"]} training slices of {train["subjects"]} subjects of
@@ -432,22 +656,21 @@ def model_card(name: str, scores: dict) -> str:
 Validated on {validate["subjects"]} other subjects, tested once on {test["subjects"]} more
 ({test["slices"]} slices). No subject is in two splits.
 
-**Frame.** {size} x {size} pixels, {crop}.
+**Frame.** {size} x {size} pixels, {frame}.
 
-**Training.** `make train NAME={name}`, Keras {scores["made_with"]["keras"]}: VQ-VAE
-{scores["epochs"]["vqvae"]} epochs, {minutes["vqvae"]} minutes; prior {scores["epochs"]["prior"]}
-epochs, {minutes["prior"]} minutes, on two processor cores. 1 - SSIM is part of the VQ-VAE's loss.
+**Training.** `make train NAME={name}`, Keras {scores["made_with"]["keras"]}, two processor cores:
+{trained}. {_LOSSES["reference" in scores["recipe"]["vqvae"]]}
 
 **Scores on test subjects** (definitions in `oasis_helpers/metrics.py`)
 
 - SSIM {estimate(test["ssim"])}, brain SSIM {estimate(test["brain_ssim"])},
   PSNR {test["psnr_db"][0]:.1f} dB, at {test["bits_per_slice"]:.0f} bits a slice
+- power above half the Nyquist frequency inside the brain: {test["sharpness"]["fine_power"]:.2f} of
+  the originals'
 - perplexity {test["perplexity"]} over all cells, {test["perplexity_brain_cells"]} over cells that
-  hold brain; {test["codes_used"]} codes used
-- prior: {estimate(prior["bits_per_code"])} bits per code; baselines:
-  {", ".join(f"{key} {value:.2f}" for key, value in prior["baselines"].items())}
+  hold brain; {test["codes_used"]} codes used{drawn}
 
 **Limits.** Teaching material. Reconstructions lose fine folds, generated slices show nobody, and
-neither is fit for diagnosis or any clinical use. Scores hold for these test subjects; slices of
-subjects that were trained on would score higher.
+neither is fit for diagnosis or any clinical use.{invented if source else ""}
+Scores hold for these test subjects; slices of subjects that were trained on would score higher.
 """

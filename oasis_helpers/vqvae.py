@@ -82,10 +82,8 @@ class VQVAE(keras.Model):
         # Scores are taken on [0, 1], which the reference's linear output may leave.
         self.error.update_state(error)
         self.similarity.update_state(ops.mean(ssim(y, ops.clip(y_pred, 0, 1), self.blur)))
-        loss = error / self.variance + sum(self.losses)
-        if self.ssim_weight:
-            loss += self.ssim_weight * (1 - ops.mean(ssim(y, y_pred, self.blur)))
-        return loss
+        loss = reconstruction_loss(y, y_pred, self.variance, self.ssim_weight, self.blur)
+        return loss + sum(self.losses)
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Code maps of slices: float (N, size, size, 1) in [0, 1] to int32 (N, h, w).
@@ -139,6 +137,9 @@ class VQVAE(keras.Model):
         cells = brain.reshape(-1, rows, height // rows, columns, width // columns)
         return cells.any(axis=(2, 4))
 
+    def build(self, input_shape):
+        """Nothing is left to build when Keras asks for it: the parts are built from the start."""
+
     def get_config(self):
         parts = {"encoder": self.encoder, "quantizer": self.quantizer, "decoder": self.decoder}
         return {
@@ -157,6 +158,14 @@ class VQVAE(keras.Model):
         return cls(**config)
 
 
+def reconstruction_loss(images, decoded, variance: float, ssim_weight: float, blur):
+    """Mean squared error over the data's variance, plus `ssim_weight` x (1 - SSIM); a scalar."""
+    loss = ops.mean((images - decoded) ** 2) / variance
+    if ssim_weight:
+        loss += ssim_weight * (1 - ops.mean(ssim(images, decoded, blur)))
+    return loss
+
+
 # ------------------------------------------------------------------------------------- recipes
 
 
@@ -171,20 +180,7 @@ def reference_vqvae(variance: float, size: int = 80, num_embeddings: int = 128) 
         size: side of the slices, a multiple of 8; the code grid has side size / 8.
         num_embeddings: K.
     """
-    _refuse_size(size, 8)
-    strided = {"strides": 2, "padding": "same", "activation": "relu"}
-    image = keras.Input((size, size, 1))
-    x = layers.Rescaling(1.0, offset=-0.5)(image)
-    for filters in (32, 64, 128):
-        x = layers.Conv2D(filters, 3, **strided)(x)
-    encoder = keras.Model(image, layers.Conv2D(16, 1)(x), name="encoder")
-
-    vectors = keras.Input(encoder.output_shape[1:])
-    x = vectors
-    for filters in (128, 64, 32):
-        x = layers.Conv2DTranspose(filters, 3, **strided)(x)
-    x = layers.Conv2DTranspose(1, 3, padding="same")(x)
-    decoder = keras.Model(vectors, layers.Rescaling(1.0, offset=0.5)(x), name="decoder")
+    encoder, decoder = strided_encoder(size), strided_decoder(size)
     return VQVAE(encoder, VectorQuantizer(num_embeddings, 16), decoder, variance)
 
 
@@ -203,11 +199,6 @@ def improved_vqvae(
 ) -> VQVAE:
     """Our recipe: the work is done on small maps, the codebook lives, the output is bounded.
 
-    The part of the picture that can hold brain (`field`) is cut into patches by a convolution
-    whose stride equals its kernel (space to depth), looked at by residual blocks, merged to the
-    code grid and looked at again; the decoder mirrors this and ends in a sigmoid. Outside the
-    field the picture is black by construction.
-
     Args:
         variance: of the training images in [0, 1].
         size: side of the slices in pixels.
@@ -220,6 +211,59 @@ def improved_vqvae(
         blocks: residual blocks on either grid, in the encoder and in the decoder.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of the codebook's random draws.
+    """
+    encoder, decoder = patch_networks(size, embedding_dim, field, patch, merge, widths, blocks)
+    quantizer = EMAVectorQuantizer(num_embeddings, embedding_dim, seed=seed)
+    return VQVAE(encoder, quantizer, decoder, variance, ssim_weight, field)
+
+
+STRIDED_FILTERS = (32, 64, 128)
+_STRIDED = {"strides": 2, "padding": "same", "activation": "relu"}
+
+
+def strided_encoder(size: int, embedding_dim: int = 16) -> keras.Model:
+    """Three strided convolutions and a 1 x 1 convolution: pictures to vectors on size / 8."""
+    _refuse_size(size, 8)
+    image = keras.Input((size, size, 1))
+    x = layers.Rescaling(1.0, offset=-0.5)(image)
+    for filters in STRIDED_FILTERS:
+        x = layers.Conv2D(filters, 3, **_STRIDED)(x)
+    return keras.Model(image, layers.Conv2D(embedding_dim, 1)(x), name="encoder")
+
+
+def strided_decoder(size: int, embedding_dim: int = 16, bounded: bool = False) -> keras.Model:
+    """The mirror of `strided_encoder`; its output is linear, or a sigmoid where `bounded`."""
+    vectors = keras.Input((size // 8, size // 8, embedding_dim))
+    x = vectors
+    for filters in reversed(STRIDED_FILTERS):
+        x = layers.Conv2DTranspose(filters, 3, **_STRIDED)(x)
+    x = layers.Conv2DTranspose(1, 3, padding="same")(x)
+    x = layers.Activation("sigmoid")(x) if bounded else layers.Rescaling(1.0, offset=0.5)(x)
+    return keras.Model(vectors, x, name="decoder")
+
+
+def patch_networks(
+    size: int,
+    embedding_dim: int = 16,
+    field: Field | None = None,
+    patch: tuple[int, int] = (4, 4),
+    merge: tuple[int, int] = (2, 2),
+    widths: tuple[int, int] = (64, 128),
+    blocks: int = 2,
+) -> tuple[keras.Model, keras.Model]:
+    """An encoder and a decoder that do their work on small maps, where a processor is fast.
+
+    The part of the picture that can hold brain (`field`) is cut into patches by a convolution
+    whose stride equals its kernel (space to depth), looked at by residual blocks, merged to the
+    code grid and looked at again; the decoder mirrors this (sub-pixel convolution, Shi et al.
+    2016, arXiv 1609.05158) and ends in a sigmoid. Outside the field the picture is black by
+    construction.
+
+    Args:
+        size, embedding_dim, field, patch, merge, widths, blocks: as for `improved_vqvae`.
+
+    Raises:
+        ValueError: for a field that can't be cut into whole cells.
     """
     field = tuple(field) if field else (0, 0, size, size)
     top, left, height, width = field
@@ -249,10 +293,7 @@ def improved_vqvae(
     for _ in range(blocks):
         x = ResidualBlock(fine, fine // 2)(x)
     x = layers.Conv2DTranspose(1, patch, strides=patch, activation="sigmoid")(ops.relu(x))
-    decoder = keras.Model(vectors, layers.ZeroPadding2D(border)(x), name="decoder")
-
-    quantizer = EMAVectorQuantizer(num_embeddings, embedding_dim, seed=seed)
-    return VQVAE(encoder, quantizer, decoder, variance, ssim_weight, field)
+    return encoder, keras.Model(vectors, layers.ZeroPadding2D(border)(x), name="decoder")
 
 
 def _refuse_size(size: int, multiple: int) -> None:

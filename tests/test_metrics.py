@@ -1,9 +1,12 @@
 """Every number against a case worked by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from oasis_helpers import metrics
+from oasis_helpers.data import SliceSet
 
 
 @pytest.fixture
@@ -96,3 +99,60 @@ def test_baselines_survive_codes_never_seen():
     train, test = np.zeros((5, 2, 2), int), np.ones((5, 2, 2), int)
     bits = metrics.baseline_bits(train, np.zeros(5, int), test, np.zeros(5, int), 2)
     assert all(np.isfinite(value) for value in bits.values())
+
+
+def waves(frequency, size=80):
+    """A disc of waves of one frequency (cycles per pixel) around mid grey, black outside."""
+    y, x = np.mgrid[:size, :size]
+    disc = np.hypot(y - size / 2, x - size / 2) < 34
+    picture = disc * (0.5 + 0.3 * np.sin(2 * np.pi * frequency * x + 1))
+    return picture[None, ..., None].astype("float32")
+
+
+@pytest.mark.parametrize("frequency", [0.1, 0.28, 0.4])
+def test_power_lies_in_the_band_of_the_waves(frequency):
+    power = metrics.band_power(waves(frequency))[0]
+    band = np.searchsorted(metrics.BAND_EDGES, frequency) - 1
+    assert power[band] > 0.9 * power.sum()
+    share = metrics.fine_power(power[None])[0] / power.sum()
+    assert share > 0.9 if frequency > metrics.HALF_NYQUIST else share < 0.01
+
+
+def test_sharpness_tells_lost_detail_and_detail_in_the_wrong_place():
+    picture = np.clip(waves(0.1) + 0.3 * (waves(0.35) - 0.5), 0, 1)
+    moved = np.clip(waves(0.1) + 0.3 * (waves(0.35)[:, :, ::-1] - 0.5), 0, 1)
+    same = metrics.sharpness_table(picture, picture)
+    assert same["fine_power"] == 1 and same["fine_correlation"] == 1
+    assert set(same["bands"]) == {1.0}
+    assert metrics.sharpness_table(picture, waves(0.1))["fine_power"] < 0.1
+    wrong = metrics.sharpness_table(picture, moved)
+    assert wrong["fine_power"] == pytest.approx(1, abs=0.15) and wrong["fine_correlation"] < 0.9
+
+
+def test_inner_brain_leaves_the_rim_out():
+    weights = metrics.inner_brain(waves(0.1))[0]
+    assert weights[40, 40] == pytest.approx(1) and weights[40, 40 - 33] < 0.01
+    assert (metrics.inner_brain(np.zeros((1, 80, 80, 1))) == 0).all()
+
+
+def test_drawn_slices_against_real_ones():
+    """Discs that grow with the slice index: told apart when asked for, not when mislabelled."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32] - 16
+
+    def slices(subjects):
+        index = np.tile(np.arange(32), subjects).astype("int32")
+        radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
+        pictures = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), 32, 32))
+        names = np.repeat(np.arange(subjects), 32).astype("int32")
+        return SliceSet(pictures[..., None].astype("float32"), names, index, "train", Path())
+
+    train, unseen, drawn = slices(8), slices(3), slices(2)
+    right = metrics.drawn_table(drawn.images, drawn.slices, train, unseen)
+    assert right["slices"] == {"drawn": 64, "unseen": 96}
+    assert min(right["index_recognised"].values()) > 0.9
+    np.testing.assert_allclose(right["fine_power"], 1, atol=0.3)
+    wrong = metrics.drawn_table(drawn.images, 31 - drawn.slices, train, unseen)
+    assert wrong["index_recognised"]["drawn"] < 0.3
+    dull = metrics.drawn_table(drawn.images * 0.5, drawn.slices, train, unseen)
+    assert max(dull["fine_power"]) < 0.5

@@ -8,7 +8,7 @@ from keras import ops
 
 from oasis_helpers import sample_codes
 from oasis_helpers.layers import CausalConv2D, MaskedConv2D
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
+from oasis_helpers.pixelcnn import ANY_SLICE, GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sampling import inverse_cdf, truncated
 
 K = 12
@@ -103,6 +103,24 @@ def test_training_and_saving(make_prior, tmp_path):
     if isinstance(prior, GatedPixelCNN):
         right, wrong = (prior.log_prob(codes, (slices + shift) % 4).mean() for shift in (0, 1))
         assert right > wrong, "the slice index makes no difference"
+
+
+def test_one_prior_with_and_without_an_index():
+    """Where the index is withheld at times, the network learns what maps look like on average."""
+    keras.utils.set_random_seed(0)
+    prior, grid = GatedPixelCNN(K, (4, 4), filters=16, blocks=2, heads=2, untold=0.3), (4, 4)
+    codes = np.repeat(random_codes(4, grid), 16, axis=0)
+    slices = np.repeat(np.arange(4), 16).astype("int32")
+    prior.compile(
+        keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    prior.fit((codes, slices), codes, epochs=25, verbose=0)
+    told, untold, wrong = (
+        prior.log_prob(codes, index).mean() for index in (slices, ANY_SLICE, (slices + 1) % 4)
+    )
+    assert told > untold > wrong
+    drawn = sample_codes(prior, 8, ANY_SLICE)
+    np.testing.assert_array_equal(drawn, sample_codes(prior, 8, ANY_SLICE, cached=False))
 
 
 @pytest.mark.parametrize(

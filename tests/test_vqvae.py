@@ -3,10 +3,17 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 from skimage.metrics import structural_similarity
 
-from oasis_helpers.layers import CodebookUsage, EMAVectorQuantizer, VectorQuantizer
+from oasis_helpers.layers import (
+    CodebookUsage,
+    EMAVectorQuantizer,
+    FiniteScalarQuantizer,
+    VectorQuantizer,
+    rotated,
+)
 from oasis_helpers.vqvae import gaussian_blur_matrix, improved_vqvae, reference_vqvae, ssim
 
 
@@ -84,13 +91,16 @@ def test_dead_entries_are_restarted_and_inference_changes_nothing():
 
 def test_usage_is_over_everything_since_the_reset():
     usage = CodebookUsage(4)
-    usage.update_state(np.array([[0, 1]]))
-    assert float(usage.result()) == pytest.approx(2)
-    usage.update_state(np.array([2, 3]))
-    assert float(usage.result()) == pytest.approx(4)
+
+    def after(*codes):
+        usage.update_state(np.array(codes))
+        found = usage.result()
+        return pytest.approx(float(found["perplexity"])), float(found["dead_codes"])
+
+    assert after(0, 1) == (2, 2)
+    assert after(2, 3) == (4, 0)
     usage.reset_state()
-    usage.update_state(np.array([3, 3]))
-    assert float(usage.result()) == pytest.approx(1)
+    assert after(3, 3) == (1, 3)
 
 
 def test_ssim_is_skimages(blobs):
@@ -181,3 +191,44 @@ def test_recipes_refuse_sizes_that_do_not_fit():
         reference_vqvae(0.1, 50)
     with pytest.raises(ValueError, match="can't be cut into cells of 8 x 8"):
         improved_vqvae(0.1, 50)
+
+
+def test_rotation_trick_gives_the_entries_and_turns_the_gradient():
+    """Seen from the entry, the gradient has the direction that it has seen from the vector."""
+    rng = np.random.default_rng(7)
+    vectors, entries, upstream = rng.normal(size=(3, 5, 4)).astype("float32")
+    with tf.GradientTape() as tape:
+        seen = tf.constant(vectors)
+        tape.watch(seen)
+        reached = rotated(seen, tf.constant(entries))
+        loss = tf.reduce_sum(reached * upstream)
+    np.testing.assert_allclose(reached.numpy(), entries, atol=1e-5)
+    gradient = tape.gradient(loss, seen).numpy()
+
+    def cosine(a, b):
+        return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+    np.testing.assert_allclose(cosine(gradient, vectors), cosine(upstream, entries), atol=1e-5)
+
+
+def test_fsq_codes_and_grid_points_belong_together():
+    layer = FiniteScalarQuantizer((8, 4, 4))
+    codes = np.arange(128, dtype="int32")
+    points = ops.convert_to_numpy(layer.lookup(codes))
+    assert len(np.unique(points, axis=0)) == 128 and np.abs(points).max() == 1
+    vectors = np.random.default_rng(8).normal(0, 3, (500, 3)).astype("float32")
+    nearest = ops.convert_to_numpy(layer.nearest(vectors))
+    assert nearest.min() >= 0 and nearest.max() < 128 and len(np.unique(nearest)) > 100
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(vectors)), points[nearest], atol=1e-5)
+
+
+def test_ema_without_start_or_restart_leaves_unused_entries_alone():
+    layer = EMAVectorQuantizer(16, 2, start_from_data=False, restart_below=0)
+    vectors = np.full((64, 2), 5.0, "float32")
+    layer(vectors, training=False)
+    before = ops.convert_to_numpy(layer.codebook)
+    layer(vectors, training=True)
+    after = ops.convert_to_numpy(layer.codebook)
+    assert float(layer.restarts.result()) == 0
+    assert (before != after).any(axis=1).sum() == 1
+    np.testing.assert_allclose(after.max(0), 5, atol=1e-5)

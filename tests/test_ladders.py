@@ -1,0 +1,77 @@
+"""The comparisons of the first stage run with one call each, and go on where they were."""
+
+import dataclasses
+import json
+
+import pytest
+
+from oasis_helpers import ladders
+from oasis_helpers.data import SPLITS
+
+
+@pytest.fixture
+def few(monkeypatch, cohort_root, load_few):
+    """Two subjects of every split, in place of all."""
+
+    def load(root, split):
+        return load_few(root, split, subjects=2)
+
+    monkeypatch.setattr(ladders, "load_slices", load)
+    return {split: load(cohort_root, split) for split in SPLITS}
+
+
+def test_every_rung_but_the_first_changes_an_earlier_one():
+    names = [rung.name for rung in ladders.ABLATION]
+    assert len(set(names)) == len(names)
+    for place, rung in enumerate(ladders.ABLATION[1:], start=1):
+        assert names.index(rung.after) < place
+    models = [rung.build(0.1) for rung in ladders.ABLATION]
+    assert {model.bits_per_slice for model in models} == {700.0}, "a rung has another rate"
+
+
+def test_ablation_resumes(few, cohort_root, tmp_path, monkeypatch):
+    file = tmp_path / "kept.json"
+    monkeypatch.setattr(ladders, "ABLATION", [ladders.ABLATION[0], ladders.ABLATION[-1]])
+    found = list(ladders.ablation(cohort_root, file, steps=2))
+    assert [result["steps"] for result in found] == [2] * 2
+    assert found == list(json.loads(file.read_text())["rungs"].values())
+    assert found[0]["scores"]["slices"] == 64, "scored on other slices than the validation split"
+    monkeypatch.setattr(ladders, "train_rung", None)  # nothing may be trained again
+    assert list(ladders.ablation(cohort_root, file, steps=2)) == found
+
+
+def test_seconds_become_steps(few, tmp_path):
+    rung = dataclasses.replace(ladders.ABLATION[0], batch=16)
+    for seconds, least, most in ((1e-6, 1, 1), (10, 20, 10_000)):
+        ledger = ladders.Ledger(tmp_path / f"{seconds}.json")
+        planned = ledger.plan([rung], few["train"], seconds, None)[rung.name]
+        assert least <= planned["steps"] <= most
+
+
+def test_rates_beside_codecs(few, cohort_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladders, "RATES", [ladders.RATES[0], ladders.RATES[-1]])
+    found = list(ladders.rates(cohort_root, tmp_path / "kept.json", steps=2))
+    by_family = {}
+    for result in found:
+        by_family.setdefault(result["family"], []).append(result)
+    assert set(by_family) == {"ours, 10 x 10", "ours, 20 x 20", *ladders.CODECS}
+    assert [by_family[f"ours, {grid}"][0]["bits"] for grid in ("10 x 10", "20 x 20")] == [500, 3600]
+    for family in ladders.CODECS:
+        bits, scores = zip(*((r["bits"], r["ssim"]) for r in by_family[family]))
+        assert list(bits) == sorted(bits) and list(scores) == sorted(scores)
+
+
+def test_race(few, cohort_root):
+    found = ladders.race(cohort_root, epochs=1)
+    assert len(found["reference"]) == 1 and len(found["ours"]) >= 1
+    assert found["times_faster"] is None or found["times_faster"] > 0
+
+
+def test_the_plain_prior_gets_the_same_codes(cohort_root, load_few, monkeypatch):
+    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    found = ladders.priors(cohort_root, "cohort", seconds=1)
+    assert found["seconds"] == 1 and found["epochs"] == 1
+    assert found["reference"]["baselines"] == found["ours"]["baselines"]
+    shipped = ladders.series.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
+    assert found["ours"]["bits_per_code"][0] == pytest.approx(shipped[0], abs=0.3)
+    assert 0 < found["bits_saved"] < 1
