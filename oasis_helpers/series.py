@@ -648,6 +648,12 @@ def model_card(name: str, scores: dict) -> str:
     if prior:
         baselines = ", ".join(f"{key} {value:.2f}" for key, value in prior["baselines"].items())
         drawn = f"\n- prior: {estimate(prior['bits_per_code'])} bits per code; counted: {baselines}"
+    today = json.loads(json.dumps(asdict(RECIPES[name])))
+    earlier = ""
+    if scores["recipe"] != today:
+        earlier = (
+            "\nMade by an earlier recipe, which `scores.json` holds; that command follows today's."
+        )
     invented = "\nThe folds that the sharpened decoder draws are plausible, not the patient's own."
     return f"""# Weights `{name}`
 
@@ -659,7 +665,7 @@ Validated on {validate["subjects"]} other subjects, tested once on {test["subjec
 **Frame.** {size} x {size} pixels, {frame}.
 
 **Training.** `make train NAME={name}`, Keras {scores["made_with"]["keras"]}, two processor cores:
-{trained}. {_LOSSES["reference" in scores["recipe"]["vqvae"]]}
+{trained}. {_LOSSES["reference" in scores["recipe"]["vqvae"]]}{earlier}
 
 **Scores on test subjects** (definitions in `oasis_helpers/metrics.py`)
 
