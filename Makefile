@@ -34,7 +34,9 @@ ladder: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers ladder ablation
 	$(BIN)/python -m oasis_helpers ladder rates
 	$(BIN)/python -m oasis_helpers ladder race
+	$(BIN)/python -m oasis_helpers ladder decoders
 	$(BIN)/python -m oasis_helpers ladder priors
+	$(BIN)/python -m oasis_helpers ladder temperature
 	$(BIN)/python -m oasis_helpers ladder sampling
 
 results: $(VENV)/ready

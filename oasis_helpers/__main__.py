@@ -6,7 +6,6 @@ import argparse
 import base64
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -23,8 +22,9 @@ from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
-LADDERS = ("ablation", "rates", "race", "priors", "sampling")
+LADDERS = ("ablation", "rates", "race", "decoders", "priors", "temperature", "sampling")
 PICTURED = "oasis1"  # the weights whose slices README shows
+WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without a running kernel
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 
@@ -80,6 +80,7 @@ def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":  # progress bars and start-up chatter say nothing later
             cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
+            cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, written_to)
     return notebook
@@ -139,6 +140,7 @@ def ladder(kind: str) -> None:
     at_once = {
         "race": lambda: ladders.race(root),
         "priors": lambda: ladders.priors(root, name),
+        "temperature": lambda: ladders.temperature(root, name),
         "sampling": ladders.sampling,
     }
     if kind in at_once:
@@ -147,10 +149,20 @@ def ladder(kind: str) -> None:
         series.write_bytes(file, f"{json.dumps(found, indent=1)}\n".encode())
         print(json.dumps(found, indent=1))
         return
-    for found in {"ablation": ladders.ablation, "rates": ladders.rates}[kind](root, file):
+    rungs = {
+        "ablation": lambda: ladders.ablation(root, file),
+        "rates": lambda: ladders.rates(root, file),
+        "decoders": lambda: ladders.decoders(root, file, f"{name}-faithful"),
+    }
+    for found in rungs[kind]():
         scores = found.get("scores", found)
         figures = (f"{key} {scores[key]}" for key in ("ssim", "brain_ssim", "psnr_db"))
         print(f"{found['name']:45s}", *figures, flush=True)
+
+
+def features() -> None:
+    """Trains the feature network of the data in force, and prints how well it learnt."""
+    print(json.dumps(series.train_features(), indent=1))
 
 
 def results() -> None:
@@ -172,10 +184,12 @@ def results() -> None:
 
 
 def with_results(readme: str) -> str:
-    """README's text with the table between the two `results` marks made anew."""
-    marks = "<!-- results -->", "<!-- /results -->"
-    table = f"{marks[0]}\n{results_table()}\n{marks[1]}"
-    return re.sub(f"{marks[0]}.*{marks[1]}", lambda _: table, readme, flags=re.DOTALL)
+    """README's text with the tables between the `results` and the `realism` marks made anew."""
+    for name, table in {"results": results_table(), "realism": realism_table()}.items():
+        before, _, rest = readme.partition(f"<!-- {name} -->\n")
+        _, mark, after = rest.partition(f"\n<!-- /{name} -->")
+        readme = f"{before}<!-- {name} -->\n{table}{mark}{after}"
+    return readme
 
 
 def results_table() -> str:
@@ -215,14 +229,44 @@ def results_table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def realism_table() -> str:
+    """A Markdown table of sets of slices against test slices, from two `scores.json`."""
+    ours, plain = (
+        json.loads((series.WEIGHTS / name / "scores.json").read_text())
+        for name in (PICTURED, f"{PICTURED}-reference")
+    )
+    sets = {
+        "real, other people": ours["realism"]["real"],
+        f"reconstructed by `{PICTURED}`": ours["realism"]["reconstructed"],
+        f"drawn by `{PICTURED}`": ours["realism"]["drawn"],
+        "reconstructed by the plain recipe": plain["realism"]["reconstructed"],
+        "drawn by the plain pipeline": plain["realism"]["drawn"],
+    }
+    measures = {
+        "kid": "kernel distance",
+        "kid_random": "in random features",
+        "precision": "precision",
+        "recall": "recall",
+        "density": "density",
+        "coverage": "coverage",
+        "pairwise_ssim": "pairwise SSIM",
+    }
+    rows = [["set", *measures.values()], ["---"] * (1 + len(measures))]
+    for name, row in sets.items():
+        figures = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[measure]) for measure in measures)
+        rows.append([name, *figures])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m oasis_helpers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="execute the series, make pages and figures")
     commands.add_parser("refresh", help="execute the notebooks in place, on the cohort")
     commands.add_parser("results", help="write README's results table anew")
-    compare = commands.add_parser("ladder", help="measure what the ideas of stage 1 are worth")
+    compare = commands.add_parser("ladder", help="measure what the ideas are worth")
     compare.add_argument("kind", choices=LADDERS)
+    commands.add_parser("features", help="train the network that judges drawn slices")
     train = commands.add_parser("train", help="train a set of weights to the end, and score it")
     score = commands.add_parser("score", help="measure a set of weights anew")
     for command in (train, score):
@@ -238,7 +282,9 @@ def main() -> None:
     elif arguments.command == "ladder":
         ladder(arguments.kind)
     else:
-        {"run": run, "refresh": refresh, "results": results}[arguments.command]()
+        {"run": run, "refresh": refresh, "results": results, "features": features}[
+            arguments.command
+        ]()
 
 
 if __name__ == "__main__":

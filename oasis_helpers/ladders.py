@@ -3,10 +3,11 @@
 `ablation` climbs from the reference VQ-VAE to ours, one change a rung, every rung trained anew
 for the same time on the same slices. `rates` trains our design at several rates and sets it
 beside JPEG, JPEG 2000 and WebP. `race` asks how long ours takes to reach what the reference ends
-with. These three are scored on *validation* subjects: they are for choosing. `priors` gives the
-plain prior the codes and the time that a shipped prior had, and scores both on test subjects.
-`sampling` times the cached sampler against the usual loop.
-The first two keep every result at once, so that an interrupted command goes on where it was.
+with. `decoders` trains a finished decoder on in three ways. `temperature` draws at several
+temperatures and judges each set. All these are scored on *validation* subjects: they are for
+choosing. `priors` gives the plain prior the codes and the time that a shipped prior had, and
+scores both on test subjects. `sampling` times the cached sampler against the usual loop.
+Those with several rungs keep every result at once and go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ import keras
 import numpy as np
 from PIL import Image
 
-from oasis_helpers import metrics, series
-from oasis_helpers.data import REPOSITORY, SliceSet, load_slices
-from oasis_helpers.layers import EMAVectorQuantizer, FiniteScalarQuantizer, VectorQuantizer
+from oasis_helpers import metrics, realism, series
+from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT, SliceSet, load_slices
+from oasis_helpers.layers import (
+    EMAVectorQuantizer,
+    FiniteScalarQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.sampling import inverse_cdf, sample_codes
+from oasis_helpers.sharpening import Sharpener, patch_critic
 from oasis_helpers.vqvae import (
     VQVAE,
     improved_vqvae,
@@ -213,6 +220,7 @@ def _ablation_rungs() -> list[Rung]:
             lambda: EMAVectorQuantizer(128, 16, gradient="rotation"), **IN_FIELD
         ),
         "FSQ, levels 8 x 4 x 4": _ours(lambda: FiniteScalarQuantizer((8, 4, 4)), **IN_FIELD),
+        "residual codes, 16 x 8": _ours(lambda: ResidualQuantizer((16, 8), 16), **IN_FIELD),
     }
     return climb + [
         replace(OURS, name=name, build=build, after=OURS.name) for name, build in others.items()
@@ -407,6 +415,69 @@ def race(root: str | Path, epochs: int = 20) -> dict:
     return {"machine": machine_facts(), **curves, "times_faster": times}
 
 
+# ----------------------------------------------------------------------------------- decoders
+
+DECODERS = {
+    "faithful loss": {"realism_weight": 0.0, "feature_weight": 0.0},
+    "fixed features": {"realism_weight": 0.0, "feature_weight": 1.0},
+    "critic": {},
+}
+DECODER_STEPS = 400
+
+
+def decoders(root: str | Path, file: Path, name: str, steps: int = DECODER_STEPS):
+    """Trains the decoder of faithful weights on, in three ways from one start; yields each.
+
+    "faithful loss" goes on as before; "fixed features" adds the distance between the features of
+    original and decoded in a network that is not trained along, the one that judges levels and
+    people (a perceptual loss, Johnson et al. 2016, arXiv 1603.08155); "critic" is
+    `Sharpener` as it is. Codes are the same for all, and so is the number of steps.
+
+    Args:
+        root: of the slices that the weights belong to.
+        file: the JSON file of results.
+        name: of the weights with the faithful decoder.
+        steps: of training for each.
+
+    Yields:
+        {"name", "steps", "seconds", "scores": as `metrics.reconstruction_table`} on validation
+        subjects.
+    """
+    models = series.load_pretrained(name)
+    train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
+    images, ledger = series.with_mirrored(train.images), Ledger(file)
+    codes = models.vqvae.encode(images)
+    judge = series.load_features(models.scores["data"], train)["learnt"]
+
+    def scored(kind: str) -> dict:
+        keras.utils.set_random_seed(0)
+        vqvae = series.load_pretrained(name).vqvae
+        size, field = images.shape[1], vqvae.field
+        critic = fixed_critic(judge) if kind == "fixed features" else patch_critic(size, field)
+        model, stop = Sharpener(vqvae, critic, **DECODERS[kind]), StopAfter(steps)
+        model.compile(keras.optimizers.Adam(series.learning_rate(1e-3, steps), beta_1=0.5))
+        epochs = -(-steps * 32 // len(images))
+        model.fit(codes, images, 32, epochs, verbose=0, callbacks=[stop])
+        facts = {"name": kind, "steps": steps, "seconds": round(stop.ended[-1])}
+        return facts | {"scores": metrics.reconstruction_table(vqvae, validate)}
+
+    for kind in DECODERS:
+        yield ledger.once("decoders", kind, lambda kind=kind: scored(kind))
+
+
+def fixed_critic(network: keras.Model) -> keras.Model:
+    """The first three convolutions of a feature network, in the form of a critic that never learns.
+
+    Its score means nothing; it is there because a critic has one.
+    """
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    features = [layer.output for layer in convolutions[:3]]
+    score = keras.ops.mean(features[-1], axis=-1, keepdims=True)
+    critic = keras.Model(network.input, [*features, score])
+    critic.trainable = False
+    return critic
+
+
 # ------------------------------------------------------------------------------------- priors
 
 
@@ -453,6 +524,40 @@ def priors(root: str | Path, name: str, seconds: float | None = None) -> dict:
     theirs, ours = (tables[kind]["bits_per_code"][0] for kind in ("reference", "ours"))
     facts = {"weights": name, "seconds": round(seconds), "epochs": len(history["loss"])}
     return {**facts, **tables, "bits_saved": round(1 - ours / theirs, 4)}
+
+
+# -------------------------------------------------------------------------------- temperature
+
+TEMPERATURES = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
+
+
+def temperature(root: str | Path, name: str, people: int | None = None) -> dict:
+    """Fidelity and diversity of slices drawn at several temperatures, against validation subjects.
+
+    Args:
+        root: of the slices that the weights belong to.
+        name: of the weights.
+        people: drawings, of one slice at each level; as many as validation subjects by default.
+
+    Returns:
+        {"weights", "real": the pairwise SSIM of the validation slices, "temperatures": {"0.7":
+        `realism.set_table` and "fine_power", ...}}.
+    """
+    models = series.load_pretrained(name)
+    train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
+    networks = series.load_features(models.scores["data"], train)
+    people = people or len(np.unique(validate.subjects))
+    levels = np.repeat(np.arange(SLICES_PER_SUBJECT), people)
+    drawing = np.tile(np.arange(people), SLICES_PER_SUBJECT)
+    real = realism.pairwise_ssim(validate.images, validate.slices, validate.subjects)
+    found = {"weights": name, "real": {"pairwise_ssim": round(real.mean, 4)}, "temperatures": {}}
+    for value in TEMPERATURES:
+        codes = sample_codes(models.prior, len(levels), levels, temperature=value, seed=1)
+        pictures = models.vqvae.decode(codes)
+        judged = realism.set_table(networks, validate, pictures, levels, drawing)
+        power = realism.fine_power_by_third(pictures, levels, validate)
+        found["temperatures"][str(value)] = judged | {"fine_power": power}
+    return found
 
 
 # ----------------------------------------------------------------------------------- sampling

@@ -273,6 +273,66 @@ class FiniteScalarQuantizer(keras.layers.Layer):
 
 
 @_register
+class ResidualQuantizer(keras.layers.Layer):
+    """Quantises in several passes, each one what the passes before it left over.
+
+    Lee et al. 2022, "Autoregressive Image Generation using Residual Quantization" (arXiv
+    2203.01941). The numbers of all passes are read as the digits of one code, so that it has the
+    calls of `VectorQuantizer`; in training logs, codebook health is that of the last pass.
+
+    Args:
+        sizes: number of entries of each pass's codebook; K is their product.
+        embedding_dim: D.
+        seed: of the codebooks' random draws.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], embedding_dim: int, seed: int = 0, **kwargs):
+        super().__init__(**kwargs)
+        self.sizes, self.embedding_dim, self.seed = tuple(sizes), embedding_dim, seed
+        self.num_embeddings = int(np.prod(sizes))
+        self.place_values = [int(np.prod(self.sizes[:number])) for number in range(len(sizes))]
+        self.passes = [
+            EMAVectorQuantizer(size, embedding_dim, seed=seed + number)
+            for number, size in enumerate(sizes)
+        ]
+
+    def build(self, input_shape):
+        for quantizer in self.passes:
+            quantizer.build(input_shape)
+
+    def call(self, vectors, training=False):
+        rest = vectors
+        for quantizer in self.passes:  # each adds its commitment loss on what is left
+            rest = rest - ops.stop_gradient(quantizer(rest, training=training))
+        return straight_through(vectors, vectors - rest)
+
+    def nearest(self, vectors):
+        """int32 (...): the code of each vector (..., D)."""
+        codes = 0
+        for quantizer, place_value in zip(self.passes, self.place_values):
+            digits = quantizer.nearest(vectors)
+            vectors = vectors - quantizer.lookup(digits)
+            codes = codes + digits * place_value
+        return codes
+
+    def lookup(self, codes):
+        """float (..., D): the sums of the entries that integer codes (...) in 0 ... K-1 name."""
+        codes = ops.convert_to_tensor(codes)
+        return sum(
+            quantizer.lookup(codes // place_value % quantizer.num_embeddings)
+            for quantizer, place_value in zip(self.passes, self.place_values)
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sizes": list(self.sizes),
+            "embedding_dim": self.embedding_dim,
+            "seed": self.seed,
+        }
+
+
+@_register
 class CodebookUsage(keras.metrics.Metric):
     """How the codes seen since the last reset are used: "perplexity" and "dead_codes".
 

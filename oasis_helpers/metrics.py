@@ -1,4 +1,4 @@
-"""Every number the series quotes, each defined once.
+"""Every number about reconstructions, codebooks and priors that the series quotes, defined once.
 
 Pictures are float arrays (N, size, size, 1) in [0, 1]; SSIM's luminance term presumes
 non-negative data, so the range [-0.5, 0.5] of the networks is never scored.
@@ -12,9 +12,6 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.pipeline import Pipeline, make_pipeline
 
 from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet
 from oasis_helpers.pixelcnn import Prior
@@ -261,64 +258,6 @@ def _shares(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
 
     weight = max(IMAGINARY_OBSERVATIONS, key=left_out)
     return (counts + weight * coarser) / (total + weight)
-
-
-# ------------------------------------------------------------------------------ drawn slices
-
-INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours look alike
-COMPONENTS = 100  # of the pixels, that the classifier sees
-
-
-def index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
-    """A small classifier that tells the slice index of a slice, fitted to real training slices.
-
-    Principal components of the pixels, then a linear discriminant analysis (Fisher 1936).
-
-    Returns:
-        A fitted scikit-learn pipeline; `predict` takes float (N, size * size).
-    """
-    classifier = make_pipeline(
-        PCA(COMPONENTS, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
-    )
-    return classifier.fit(train.images.reshape(len(train), -1), train.slices)
-
-
-def drawn_table(
-    drawn: np.ndarray, indices: np.ndarray, train: SliceSet, unseen: SliceSet
-) -> dict[str, dict]:
-    """Whether drawn slices show the level asked for, and are as crisp as real ones.
-
-    Args:
-        drawn: float (N, size, size, 1) in [0, 1].
-        indices: int (N,), the slice indices they were asked for.
-        train: fits the classifier.
-        unseen: real slices of other subjects, to hold the drawn ones against.
-
-    Returns:
-        "slices": how many; "index_recognised": the share whose index the classifier tells to
-        within 3; "fine_power": mean power above half the Nyquist frequency inside the brain as a
-        share of the unseen slices', in the lower, middle and upper third of the slab. The first
-        two for "drawn" and for "unseen".
-    """
-    classifier = index_classifier(train)
-
-    def recognised(pictures, truth):
-        found = classifier.predict(pictures.reshape(len(pictures), -1))
-        return round(float(np.mean(np.abs(found - truth) <= INDEX_TOLERANCE)), 4)
-
-    def by_third(pictures, where):
-        power, third = fine_power(band_power(pictures)), where * 3 // SLICES_PER_SUBJECT
-        return np.array([power[third == number].mean() for number in range(3)])
-
-    share = by_third(drawn, indices) / by_third(unseen.images, unseen.slices)
-    return {
-        "slices": {"drawn": len(drawn), "unseen": len(unseen)},
-        "index_recognised": {
-            "drawn": recognised(drawn, indices),
-            "unseen": recognised(unseen.images, unseen.slices),
-        },
-        "fine_power": [round(float(x), 3) for x in share],
-    }
 
 
 # ------------------------------------------------------------------------------ the whole table

@@ -221,6 +221,25 @@ def bar_columns(
     return figure
 
 
+def estimates(panels: dict[str, dict[str, tuple[float, float, float]]], columns: int = 4) -> Figure:
+    """Means with intervals, side by side: {panel's title: {row's name: (mean, low, high)}}."""
+    rows = -(-len(panels) // columns)
+    names = list(next(iter(panels.values())))
+    height = rows * (0.42 * len(names) + 0.8)
+    figure, axes = _figure(rows, min(columns, len(panels)), height, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, values) in zip(axes.flat, panels.items()):
+        for place, name in enumerate(names):
+            mean, low, high = values[name]
+            axis.plot([low, high], [place, place], lw=3, alpha=0.4, color=COLOURS[place])
+            axis.plot(mean, place, "o", color=COLOURS[place])
+        axis.set_title(title, fontsize=11)
+        axis.set_yticks(range(len(names)), names)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
 def own_x_curves(
     panels: dict[str, dict[str, tuple[list, list]]], x_label: str, ticks: list[float]
 ) -> Figure:

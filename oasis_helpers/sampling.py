@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 from keras import ops
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior, checked_slice_index
 
 
+# The products here have few rows: a second thread costs more time than it saves.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def sample_codes(
     prior: Prior,
     n: int,
@@ -225,8 +228,9 @@ class GatedCache:
     """Remembers what later positions of a `GatedPixelCNN` need.
 
     The vertical stack is computed a row at a time, when the row is entered: it depends on
-    earlier rows only. The horizontal stack is computed a position at a time from the features to
-    the left, attention from the keys and values kept of all earlier positions.
+    earlier rows only. The horizontal stack is computed a position at a time, and what a position
+    means to those on its right is added to them at once. Attention keeps the keys and values of
+    all earlier positions.
     """
 
     def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
@@ -234,14 +238,16 @@ class GatedCache:
         self.embedding = ops.convert_to_numpy(prior.embed.embeddings)
         self.place = ops.convert_to_numpy(prior.place.embeddings).reshape(*prior.grid, -1)
         condition = ops.convert_to_numpy(prior.condition.embeddings)[slice_index]
-        self.blocks = [
+        self.first, *self.blocks = (
             _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
+        )
+        cells = prior.grid[0] * prior.grid[1]
+        self.attention = [
+            _CachedAttention(prior.attention[str(number)], self.count, cells)
+            if str(number) in prior.attention
+            else None
+            for number in range(len(self.blocks))
         ]
-        # Attention number i follows gated block i, which comes after the first block.
-        self.attention = {
-            int(number) + 1: _CachedAttention(layer, self.count, prior.grid[0] * prior.grid[1])
-            for number, layer in prior.attention.items()
-        }
         self.previous = np.zeros((self.count, prior.filters), "float32")
         self.head, self.logits = _affine(prior.head), _affine(prior.logits)
 
@@ -249,19 +255,19 @@ class GatedCache:
         row, column = divmod(self.position, self.grid[1])
         if column == 0:
             self._enter_row(row)
-        x = self.blocks[0].step(row, column) + self.place[row, column] + self.previous
-        for number, block in enumerate(self.blocks[1:], start=1):
-            block.keep_left(row, column, x)
-            x = x + block.step(row, column)
-            if number in self.attention:
-                x = x + self.attention[number].step(x)
+        x = self.first.step(column) + self.place[row, column] + self.previous
+        for block, attention in zip(self.blocks, self.attention):
+            block.tell_right(column, x)
+            x = x + block.step(column)
+            if attention:
+                x = x + attention.step(x)
         x = _relu(x + self.top_of_vertical[:, column])
         return self.logits(_relu(self.head(x)))
 
     def _enter_row(self, row: int) -> None:
         """Carries the vertical stack through one row."""
-        x = self.blocks[0].enter_row(row) + self.place[row]
-        for block in self.blocks[1:]:
+        x = self.first.enter_row(row) + self.place[row]
+        for block in self.blocks:
             block.keep_above(row, x)
             x = x + block.enter_row(row)
         self.top_of_vertical = x
@@ -269,35 +275,53 @@ class GatedCache:
     def append(self, codes: np.ndarray) -> None:
         row, column = divmod(self.position, self.grid[1])
         self.previous = self.embedding[codes]
-        self.blocks[0].keep_above(row, self.previous[:, None], column)
-        self.blocks[0].keep_left(row, column, self.previous)
+        self.first.keep_above(row, self.previous[:, None], column)
+        self.first.tell_right(column, self.previous)
         self.position += 1
 
 
 class _CachedBlock:
-    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal)."""
+    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal).
+
+    One tanh does both halves of a gate, because sigmoid(b) = (1 + tanh(b / 2)) / 2; the two
+    halvings are part of the horizontal stack's weights as they are read here.
+    """
 
     def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
         (self.top, _), (self.side, _) = block.above.margins
-        (_, _), (self.margin, _) = block.left.margins
-        self.width = grid[1]
-        filters = block.filters
+        self.width, self.filters = grid[1], block.filters
         self.rows, self.columns = block.above.kernel_size
-        self.reach = block.left.kernel_size[1]
-        self.above, self.left, self.down = map(_affine, (block.above, block.left, block.down))
-        self.out_above, self.out_left = _affine(block.out_above), _affine(block.out_left)
+        self.above, self.down = _affine(block.above), _affine(block.down)
+        self.out_above = _affine(block.out_above)
         self.bias_above = _affine(block.bias_above)(condition)[:, None]
-        self.bias_left = _affine(block.bias_left)(condition)
-        shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, filters)
+        shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
         self.seen_above = np.zeros(shape, "float32")
-        self.seen_left = np.zeros((len(condition), grid[0], grid[1] + self.margin, filters), "f4")
+
+        self.halved = np.repeat(np.float32([1, 0.5]), block.filters)
+        left = ops.convert_to_numpy(block.left.kernel)[0] * self.halved  # (taps, C, 2 C)
+        # The last tap reads the nearest column: what is told right starts with it.
+        self.taps, self.shift = len(left), int(block.left.shift)
+        self.told = np.concatenate(left[::-1], axis=1)
+        bias = ops.convert_to_numpy(block.left.bias) + _affine(block.bias_left)(condition)
+        self.bias_left = (bias * self.halved)[:, None]
+        self.out_left, self.bias_out = (
+            ops.convert_to_numpy(weight) for weight in (block.out_left.kernel, block.out_left.bias)
+        )
+        self.out_left = self.out_left / 2
+        # Before the gate: what every column of this row was told so far, (n, columns, 2 C).
+        columns = grid[1] + self.taps + self.shift
+        self.before_gate = np.zeros((len(condition), columns, 2 * block.filters), "float32")
+        self.in_line = self.before_gate.reshape(len(condition), -1)
 
     def keep_above(self, row: int, features: np.ndarray, column: int = 0) -> None:
         start = self.side + column
         self.seen_above[:, row + self.top, start : start + features.shape[1]] = features
 
-    def keep_left(self, row: int, column: int, features: np.ndarray) -> None:
-        self.seen_left[:, row, column + self.margin] = features
+    def tell_right(self, column: int, features: np.ndarray) -> None:
+        """Adds what features (n, C) at a column mean to it and to the columns on its right."""
+        told = features @ self.told
+        start = (column + self.shift) * 2 * self.filters
+        self.in_line[:, start : start + told.shape[1]] += told
 
     def enter_row(self, row: int) -> np.ndarray:
         """The vertical stack's new features of a row, float32 (n, width, C)."""
@@ -306,37 +330,41 @@ class _CachedBlock:
             [band[:, :, start : start + self.columns] for start in range(self.width)], axis=1
         )
         above = self.above(patches.reshape(*patches.shape[:2], -1))
-        self.handed_down = self.down(above)
+        self.before_gate[:, : self.width] = self.down(above) * self.halved + self.bias_left
         return self.out_above(_gate(above + self.bias_above))
 
-    def step(self, row: int, column: int) -> np.ndarray:
+    def step(self, column: int) -> np.ndarray:
         """The horizontal stack's new features of a position, float32 (n, C)."""
-        patch = self.seen_left[:, row, column : column + self.reach]
-        features = self.left(patch.reshape(len(patch), -1)) + self.handed_down[:, column]
-        return self.out_left(_gate(features + self.bias_left))
+        both = np.tanh(self.before_gate[:, column])
+        values, switches = both[:, : self.filters], both[:, self.filters :]
+        return (values * (switches + 1)) @ self.out_left + self.bias_out
 
 
 class _CachedAttention:
     """A `CausalAttention` that keeps the keys and values of earlier positions."""
 
     def __init__(self, layer, count: int, cells: int):
-        self.heads, self.epsilon = layer.heads, layer.norm.epsilon
-        self.gamma, self.beta = map(ops.convert_to_numpy, (layer.norm.gamma, layer.norm.beta))
-        self.project, self.out = _affine(layer.project), _affine(layer.out)
-        self.scale = np.float32(layer.head_dim**-0.5)
-        shape = (count, layer.heads, cells, layer.head_dim)
-        self.keys, self.values = np.empty(shape, "float32"), np.empty(shape, "float32")
+        norm, self.heads = layer.norm, layer.heads
+        gamma, beta = map(ops.convert_to_numpy, (norm.gamma, norm.beta))
+        kernel = ops.convert_to_numpy(layer.project.kernel)
+        # The norm's scale and shift, and the scale of the scores, become part of the product.
+        scaled = np.ones(kernel.shape[1], "float32")
+        scaled[: len(scaled) // 3] = layer.head_dim**-0.5
+        self.kernel, self.bias = gamma[:, None] * kernel * scaled, beta @ kernel * scaled
+        self.epsilon, self.out = norm.epsilon, _affine(layer.out)
+        self.keys = np.empty((count, layer.heads, layer.head_dim, cells), "float32")
+        self.values = np.empty((count, layer.heads, cells, layer.head_dim), "float32")
         self.seen = 0
 
     def step(self, x: np.ndarray) -> np.ndarray:
-        centred = x - x.mean(-1, keepdims=True)
-        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + self.epsilon)
-        projected = self.project(centred / scale * self.gamma + self.beta)
-        query, key, value = np.moveaxis(projected.reshape(len(x), 3, self.heads, -1), 1, 0)
-        self.keys[:, :, self.seen], self.values[:, :, self.seen] = key, value
+        count, channels = x.shape
+        centred = x - x.sum(1, keepdims=True) / channels
+        variance = np.einsum("nc,nc->n", centred, centred)[:, None] / channels
+        projected = centred @ self.kernel / np.sqrt(variance + self.epsilon) + self.bias
+        query, key, value = projected.reshape(count, 3, self.heads, -1).transpose(1, 0, 2, 3)
+        self.keys[..., self.seen], self.values[:, :, self.seen] = key, value
         self.seen += 1
-        scores = self.keys[:, :, : self.seen] @ (query * self.scale)[..., None]
-        weights = np.exp(scores - scores.max(2, keepdims=True))
-        weights /= weights.sum(2, keepdims=True)
-        mean = weights[..., 0][:, :, None] @ self.values[:, :, : self.seen]
-        return self.out(mean.reshape(len(x), -1))
+        scores = query[:, :, None] @ self.keys[..., : self.seen]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mean = (weights @ self.values[:, :, : self.seen]) / weights.sum(-1, keepdims=True)
+        return self.out(mean.reshape(count, -1))

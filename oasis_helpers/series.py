@@ -20,7 +20,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from oasis_helpers import metrics
+from oasis_helpers import metrics, realism
 from oasis_helpers.cohort import make_cohort
 from oasis_helpers.data import (
     REPOSITORY,
@@ -37,6 +37,7 @@ from oasis_helpers.sharpening import Sharpener, patch_critic
 from oasis_helpers.vqvae import VQVAE, improved_vqvae, reference_vqvae
 
 WEIGHTS = REPOSITORY / "data" / "weights"
+FEATURES = REPOSITORY / "data" / "features"  # networks that judge drawn slices
 COHORT = REPOSITORY / "data" / "cohort"
 WORK = REPOSITORY / "build" / "train"  # checkpoints of unfinished trainings
 FINISHED = "finished.keras"
@@ -169,8 +170,9 @@ RECIPES = {
     "oasis1-20x20": Recipe(
         "oasis1", vqvae=FINE_GRID | {"num_embeddings": 256}, fitting=Schedule(2000, 32, 4e-3)
     ),
-    "oasis1-reference": Recipe(
+    "oasis1-reference": Recipe(  # in the frame of "oasis1", so that their slices compare
         "oasis1",
+        crop="brain",
         vqvae=_PLAIN,
         fitting=Schedule(720, 128, 1e-3),
         prior=_PLAIN,
@@ -453,6 +455,7 @@ def train_weights(name: str) -> dict:
             work / "vqvae",
             lambda *how: train_vqvae(recipe, train, validate, *how)[0],
             EpochLines(("loss", "val_loss", "val_ssim", "perplexity", "dead_codes", "restarts")),
+            monitor="val_mse",  # the loss also holds the codebook's terms, which may grow with use
         )
     if recipe.drawing:
         _stage(
@@ -501,12 +504,91 @@ def score_weights(name: str) -> dict:
     if prior:
         scores["prior_validate"] = metrics.prior_table(vqvae, prior, train, splits["validate"])
         scores["prior_test"] = metrics.prior_table(vqvae, prior, train, test)
-        levels = np.repeat(np.arange(SLICES_PER_SUBJECT), DRAWN_FOR_SCORES)
-        drawn = vqvae.decode(sample_codes(prior, len(levels), levels, seed=recipe.seed))
-        scores["drawn"] = metrics.drawn_table(drawn, levels, train, test)
+        scores |= _judged(name, vqvae, prior, splits)
     write_bytes(folder / "scores.json", f"{json.dumps(scores, indent=2)}\n".encode())
     write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
     return scores
+
+
+def _judged(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, SliceSet]) -> dict:
+    """Scores of drawn slices: "drawn", and in the frame of the feature network "realism".
+
+    Drawing number j, one slice at each level, stands for one person. As many drawings as there
+    are test subjects are judged as a set, so that every row of the table is of one size.
+    """
+    train, validate, test = (splits[split] for split in ("train", "validate", "test"))
+    levels = np.repeat(np.arange(SLICES_PER_SUBJECT), DRAWN_FOR_SCORES)
+    drawing = np.tile(np.arange(DRAWN_FOR_SCORES), SLICES_PER_SUBJECT)
+    codes = sample_codes(prior, len(levels), levels, seed=RECIPES[name].seed)
+    pictures = vqvae.decode(codes)
+    scores = {"drawn": realism.drawn_table(pictures, levels, train, test)}
+    if not train.crop:
+        return scores
+    networks = load_features(RECIPES[name].data, train)
+    judged = drawing < len(np.unique(test.subjects))
+    rebuilt = vqvae.decode(vqvae.encode(validate.images))
+    table = {
+        kind: realism.set_table(networks, test, *row)
+        for kind, row in {
+            "real": (validate.images, validate.slices, validate.subjects),
+            "reconstructed": (rebuilt, validate.slices, validate.subjects),
+            "drawn": (pictures[judged], levels[judged], drawing[judged]),
+        }.items()
+    }
+    return scores | {"realism": table, "too_near": _memorised(vqvae, codes, pictures, train, test)}
+
+
+def _memorised(vqvae: VQVAE, codes, pictures, train: SliceSet, test: SliceSet) -> dict[str, float]:
+    """Shares of drawn slices nearer to a training slice than 99 % of unseen real ones are."""
+    known = vqvae.encode(with_mirrored(train.images))
+    in_pixels = (realism.nearest_pixels(x, train)[0] for x in (pictures, test.images))
+    in_codes = (realism.nearest_codes(x, known)[0] for x in (codes, vqvae.encode(test.images)))
+    return {
+        "pixels": round(realism.share_too_near(*in_pixels), 4),
+        "codes": round(realism.share_too_near(*in_codes), 4),
+    }
+
+
+def train_features() -> dict:
+    """Trains the feature network of the data in force and keeps it; returns what it can see.
+
+    The figures, on validation subjects, are written beside the network.
+    """
+    splits, name = _splits_for(data_name()), data_name()
+    train, validate = splits["train"], splits["validate"]
+    FEATURES.mkdir(parents=True, exist_ok=True)
+    save_for_use(realism.feature_network(train), FEATURES / f"{name}.keras")
+    networks = load_features(name, train)
+    facts = {
+        "train_subjects": len(np.unique(train.subjects)),
+        "validate_subjects": len(np.unique(validate.subjects)),
+        "level_of_neighbours": {
+            kind: round(realism.level_of_neighbours(network, validate), 4)
+            for kind, network in networks.items()
+        },
+        "sensitivity": {
+            kind: realism.sensitivity(network, train, validate)
+            for kind, network in networks.items()
+        },
+    }
+    write_bytes(FEATURES / f"{name}.json", f"{json.dumps(facts, indent=1)}\n".encode())
+    return facts
+
+
+def load_features(data: str, train: SliceSet) -> dict[str, keras.Model]:
+    """{"learnt": the shipped feature network of "oasis1" or "cohort", "random": its control}.
+
+    Raises:
+        FileNotFoundError: when there is none for these data.
+    """
+    file = FEATURES / f"{data}.keras"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing; `python -m oasis_helpers features` makes it from the training "
+            "slices in force."
+        )
+    control = realism.feature_network(train, epochs=0)
+    return {"learnt": keras.saving.load_model(file, compile=False), "random": control}
 
 
 def _splits_for(name: str) -> dict[str, SliceSet]:

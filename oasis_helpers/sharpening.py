@@ -68,8 +68,11 @@ class Sharpener(keras.Model):
         *_, drawn_score = self.critic(ops.stop_gradient(y_pred))
         critic_loss = ops.mean(ops.relu(1 - real_score)) + ops.mean(ops.relu(1 + drawn_score))
 
-        fixed = [ops.stop_gradient(ops.convert_to_tensor(v)) for v in self.critic.variables]
-        (*drawn_features, judged), _ = self.critic.stateless_call(fixed, [], y_pred)
+        fixed = (
+            [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in group]
+            for group in (self.critic.trainable_variables, self.critic.non_trainable_variables)
+        )
+        (*drawn_features, judged), _ = self.critic.stateless_call(*fixed, y_pred)
         features = sum(
             ops.mean(ops.abs(ops.stop_gradient(real) - drawn))
             for real, drawn in zip(real_features, drawn_features)

@@ -67,6 +67,26 @@ def test_race(few, cohort_root):
     assert found["times_faster"] is None or found["times_faster"] > 0
 
 
+def test_decoders_are_trained_on_from_one_start(cohort_root, load_few, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    file = tmp_path / "kept.json"
+    found = list(ladders.decoders(cohort_root, file, "cohort-faithful", steps=2))
+    assert [result["name"] for result in found] == list(ladders.DECODERS)
+    assert {result["scores"]["bits_per_slice"] for result in found} == {1001.0}
+    scores = {tuple(result["scores"]["ssim"]) for result in found}
+    assert len(scores) == 3, "two ways of training gave the same decoder"
+    assert min(result["scores"]["ssim"][0] for result in found) > 0.8, "not trained *on*"
+
+
+def test_temperatures(cohort_root, load_few, monkeypatch):
+    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    monkeypatch.setattr(ladders, "TEMPERATURES", (0.3, 1.0))
+    found = ladders.temperature(cohort_root, "cohort", people=6)
+    cold, usual = found["temperatures"]["0.3"], found["temperatures"]["1.0"]
+    assert cold["slices"] == usual["slices"] == 192 and len(usual["fine_power"]) == 3
+    assert cold["pairwise_ssim"][0] > usual["pairwise_ssim"][0]
+
+
 def test_the_plain_prior_gets_the_same_codes(cohort_root, load_few, monkeypatch):
     monkeypatch.setattr(ladders.series, "load_slices", load_few)
     found = ladders.priors(cohort_root, "cohort", seconds=1)

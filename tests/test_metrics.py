@@ -1,12 +1,9 @@
 """Every number against a case worked by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from oasis_helpers import metrics
-from oasis_helpers.data import SliceSet
 
 
 @pytest.fixture
@@ -133,26 +130,3 @@ def test_inner_brain_leaves_the_rim_out():
     weights = metrics.inner_brain(waves(0.1))[0]
     assert weights[40, 40] == pytest.approx(1) and weights[40, 40 - 33] < 0.01
     assert (metrics.inner_brain(np.zeros((1, 80, 80, 1))) == 0).all()
-
-
-def test_drawn_slices_against_real_ones():
-    """Discs that grow with the slice index: told apart when asked for, not when mislabelled."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:32, :32] - 16
-
-    def slices(subjects):
-        index = np.tile(np.arange(32), subjects).astype("int32")
-        radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
-        pictures = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), 32, 32))
-        names = np.repeat(np.arange(subjects), 32).astype("int32")
-        return SliceSet(pictures[..., None].astype("float32"), names, index, "train", Path())
-
-    train, unseen, drawn = slices(8), slices(3), slices(2)
-    right = metrics.drawn_table(drawn.images, drawn.slices, train, unseen)
-    assert right["slices"] == {"drawn": 64, "unseen": 96}
-    assert min(right["index_recognised"].values()) > 0.9
-    np.testing.assert_allclose(right["fine_power"], 1, atol=0.3)
-    wrong = metrics.drawn_table(drawn.images, 31 - drawn.slices, train, unseen)
-    assert wrong["index_recognised"]["drawn"] < 0.3
-    dull = metrics.drawn_table(drawn.images * 0.5, drawn.slices, train, unseen)
-    assert max(dull["fine_power"]) < 0.5

@@ -120,6 +120,20 @@ def test_notebook_form(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_is_described_in_words(path):
+    """nbconvert makes the alternative text of a picture from the cell's "alt"."""
+    figures = [
+        cell
+        for cell in code_cells(read(path))
+        if any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+    poor = [cell.id for cell in figures if len(cell.metadata.get("alt", "")) < 40]
+    assert figures and not poor
+    texts = [cell.metadata["alt"] for cell in figures]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_share_of_compared_cells(path):
     cells = code_cells(read(path))
     share = sum(map(compared, cells)) / len(cells)

@@ -98,7 +98,7 @@ def test_training_resumes_after_its_last_epoch(tiny, monkeypatch):
     assert not series.WEIGHTS.exists(), "unfinished weights were put in place"
     curves = series.WORK / "tiny" / "vqvae" / "history.csv"
     lines = curves.read_text().splitlines()
-    column = lines[0].split(",").index("val_loss")
+    column = lines[0].split(",").index("val_mse")
     lines[1] = ",".join("1e-9" if i == column else x for i, x in enumerate(lines[1].split(",")))
     curves.write_text("\n".join(lines) + "\n")  # as if the first epoch had been the best
     best = series.WORK / "tiny" / "vqvae" / "best.weights.h5"
@@ -196,3 +196,23 @@ def test_the_sharp_decoder_is_sharp_and_not_far_from_the_faithful_one():
     sharp, faithful = scores_of("oasis1")["test"], scores_of("oasis1-faithful")["test"]
     assert 0.8 <= sharp["sharpness"]["fine_power"] <= 1.1
     assert faithful["ssim"][0] - sharp["ssim"][0] <= 0.02
+
+
+def test_drawn_slices_are_much_nearer_to_real_ones_than_the_plain_pipelines():
+    ours, plain = scores_of("oasis1")["realism"], scores_of("oasis1-reference")["realism"]
+    assert {row["slices"] for row in (*ours.values(), *plain.values())} == {576}
+
+    def share_of_the_way(measure):
+        start, end = plain["drawn"][measure][0], ours["real"][measure][0]
+        return (start - ours["drawn"][measure][0]) / (start - end)
+
+    assert share_of_the_way("kid") >= 0.9
+    assert share_of_the_way("recall") >= 0.5 and share_of_the_way("coverage") >= 0.5
+
+
+def test_drawn_slices_are_new_and_crisp_and_at_their_level():
+    scores = scores_of("oasis1")
+    assert max(scores["too_near"].values()) <= 0.03
+    assert all(0.8 <= share <= 1.1 for share in scores["drawn"]["fine_power"])
+    assert scores["drawn"]["slices"]["drawn"] == 640
+    assert scores["drawn"]["index_recognised"]["drawn"] >= 0.8

@@ -11,6 +11,7 @@ from oasis_helpers.layers import (
     CodebookUsage,
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
+    ResidualQuantizer,
     VectorQuantizer,
     rotated,
 )
@@ -220,6 +221,20 @@ def test_fsq_codes_and_grid_points_belong_together():
     nearest = ops.convert_to_numpy(layer.nearest(vectors))
     assert nearest.min() >= 0 and nearest.max() < 128 and len(np.unique(nearest)) > 100
     np.testing.assert_allclose(ops.convert_to_numpy(layer(vectors)), points[nearest], atol=1e-5)
+
+
+def test_residual_codes_leave_less_and_less_over():
+    vectors = np.random.default_rng(3).normal(size=(400, 4)).astype("float32")
+    layer = ResidualQuantizer((8, 4), 4)
+    for _ in range(60):
+        layer(vectors, training=True)
+    codes = ops.convert_to_numpy(layer.nearest(vectors))
+    assert codes.min() >= 0 and codes.max() < 32 and len(np.unique(codes)) > 16
+    quantised = ops.convert_to_numpy(layer(vectors))
+    np.testing.assert_allclose(layer.lookup(codes), quantised, atol=1e-5)
+    first = ops.convert_to_numpy(layer.passes[0](vectors))
+    left_over = [np.mean((vectors - picture) ** 2) for picture in (0, first, quantised)]
+    assert left_over[0] > left_over[1] > left_over[2]
 
 
 def test_ema_without_start_or_restart_leaves_unused_entries_alone():
