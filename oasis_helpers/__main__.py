@@ -47,8 +47,8 @@ def refresh() -> None:
     """Executes the notebooks in place on the cohort, so that stored outputs are current."""
     os.environ.pop("OASIS_DATA_DIR", None)  # stored outputs show the cohort only
     os.environ["OASIS_PROFILE"] = "tour"
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
-        executed = BUILD / "notebooks" / path.name
+    for path in [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("solutions/*"))]:
+        executed = BUILD / "notebooks" / path.relative_to(NOTEBOOKS)
         executed.parent.mkdir(parents=True, exist_ok=True)
         _executed(path, executed)
         series.write_bytes(path, executed.read_bytes())

@@ -64,6 +64,7 @@ class Rung:
         peak, decays, batch: the learning rate (after a warm-up and with a cosine decay, or
             fixed) and the slices in a batch.
         mirrored: whether left-right mirrored slices are trained on, too.
+        seed: of weights, batches and everything else random.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Rung:
     decays: bool = False
     batch: int = 128
     mirrored: bool = False
+    seed: int = 0
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         rate = series.learning_rate(self.peak, steps) if self.decays else self.peak
@@ -95,9 +97,9 @@ class StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def train_rung(rung: Rung, train: SliceSet, steps: int, seed: int = 0) -> VQVAE:
+def train_rung(rung: Rung, train: SliceSet, steps: int) -> VQVAE:
     """Trains one rung for a number of steps."""
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(rung.seed)
     model = rung.build(float(train.images.var()))
     images = series.with_mirrored(train.images) if rung.mirrored else train.images
     model.compile(rung.optimizer(steps))
@@ -222,8 +224,11 @@ def _ablation_rungs() -> list[Rung]:
         "FSQ, levels 8 x 4 x 4": _ours(lambda: FiniteScalarQuantizer((8, 4, 4)), **IN_FIELD),
         "residual codes, 16 x 8": _ours(lambda: ResidualQuantizer((16, 8), 16), **IN_FIELD),
     }
-    return climb + [
-        replace(OURS, name=name, build=build, after=OURS.name) for name, build in others.items()
+    seeds = [replace(OURS, name=f"seed {seed}", after=OURS.name, seed=seed) for seed in (1, 2)]
+    return [
+        *climb,
+        *(replace(OURS, name=name, build=build, after=OURS.name) for name, build in others.items()),
+        *seeds,
     ]
 
 

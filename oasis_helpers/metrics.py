@@ -79,7 +79,7 @@ def _refuse_bad_pictures(originals: np.ndarray, pictures: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over slices with its 95 % interval from resampling subjects."""
+    """A number with its 95 % interval over subjects: mean of slices where nothing else is said."""
 
     mean: float
     low: float

@@ -12,8 +12,7 @@ from PIL import Image
 
 from oasis_helpers.vqvae import VQVAE
 
-CELL = "26px"  # side of a cell on the screen
-PICTURE = 320  # side of a picture on the screen, in pixels
+CELL = 26  # pixels of the screen, the side of a cell
 
 
 class CodePainter:
@@ -21,7 +20,8 @@ class CodePainter:
 
     Choose a slice and a code; a click on a cell of the code map writes the code there, or, in the
     mode "pick up", takes the cell's code to paint with. The picture on the left is the decoded
-    map as it was, the one on the right the map as it is now.
+    map as it was, the one on the right the map as it is now, both cut to the part that the map
+    covers, so that a cell of the map and its pixels lie at the same place.
 
     Args:
         vqvae: a tokenizer.
@@ -35,6 +35,7 @@ class CodePainter:
             to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, vqvae.num_embeddings))
         ]
         height, width = vqvae.code_shapes[0]
+        self.screen = (width * CELL, height * CELL)
         options = [(name, number) for number, name in enumerate(names)]
         self.slice = widgets.Dropdown(options=options, description="slice")
         self.code = widgets.IntSlider(max=vqvae.num_embeddings - 1, description="code")
@@ -42,14 +43,15 @@ class CodePainter:
         self.anew = widgets.Button(description="start anew")
         self.cells = [[self._cell(row, column) for column in range(width)] for row in range(height)]
         self.before, self.now = (
-            widgets.Image(format="png", width=PICTURE, height=PICTURE) for _ in range(2)
+            widgets.Image(format="png", width=self.screen[0], height=self.screen[1])
+            for _ in range(2)
         )
         self.slice.observe(lambda _: self.start_anew(), names="value")
         self.anew.on_click(lambda _: self.start_anew())
         self.start_anew()
         grid = widgets.GridBox(
             [cell for line in self.cells for cell in line],
-            layout=widgets.Layout(grid_template_columns=f"repeat({width}, {CELL})", grid_gap="0"),
+            layout=widgets.Layout(grid_template_columns=f"repeat({width}, {CELL}px)", grid_gap="0"),
         )
         self.widget = widgets.VBox(
             [
@@ -59,7 +61,7 @@ class CodePainter:
         )
 
     def _cell(self, row: int, column: int) -> widgets.Button:
-        layout = widgets.Layout(width=CELL, height=CELL, margin="0", padding="0")
+        layout = widgets.Layout(width=f"{CELL}px", height=f"{CELL}px", margin="0", padding="0")
         button = widgets.Button(layout=layout)
         button.on_click(lambda _: self.click(row, column))
         return button
@@ -87,8 +89,10 @@ class CodePainter:
 
     def _decoded(self) -> bytes:
         """The picture of the map as it is now, a PNG file."""
+        top, left, height, width = self.vqvae.field
         picture = self.vqvae.decode(self.codes[None])[0, ..., 0]
+        picture = picture[top : top + height, left : left + width]
         file = io.BytesIO()
         grey = Image.fromarray(np.rint(255 * picture).astype("uint8"))
-        grey.resize((PICTURE, PICTURE), Image.Resampling.NEAREST).save(file, "PNG")
+        grey.resize(self.screen, Image.Resampling.NEAREST).save(file, "PNG")
         return file.getvalue()

@@ -210,7 +210,7 @@ def bar_columns(
     colours = [COLOURS[1] if name == highlight else COLOURS[0] for name in names]
     for axis, (title, values) in zip(axes.flat, columns.items()):
         drawn = axis.barh(range(len(names)), values, color=colours)
-        fmt = "%.3f" if max(values) < 2 else "%.0f"
+        fmt = "%.3f" if max(values) < 2 else "%.1f"
         axis.bar_label(drawn, fmt=fmt, padding=3, fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.margins(x=0.22)
@@ -221,14 +221,17 @@ def bar_columns(
     return figure
 
 
-def estimates(panels: dict[str, dict[str, tuple[float, float, float]]], columns: int = 4) -> Figure:
-    """Means with intervals, side by side: {panel's title: {row's name: (mean, low, high)}}."""
-    rows = -(-len(panels) // columns)
+def estimates(
+    panels: dict[str, dict[str, tuple[float, float, float]]], widening: tuple[str, ...] = ()
+) -> Figure:
+    """Means with intervals, side by side: {panel's title: {row's name: (mean, low, high)}}.
+
+    Args:
+        panels: the same rows in each.
+        widening: titles of panels whose axis is logarithmic beyond 1, for values far apart.
+    """
     names = list(next(iter(panels.values())))
-    height = rows * (0.42 * len(names) + 0.8)
-    figure, axes = _figure(rows, min(columns, len(panels)), height, sharey=True)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
+    figure, axes = _figure(1, len(panels), 0.42 * len(names) + 0.8, sharey=True)
     for axis, (title, values) in zip(axes.flat, panels.items()):
         for place, name in enumerate(names):
             mean, low, high = values[name]
@@ -236,6 +239,9 @@ def estimates(panels: dict[str, dict[str, tuple[float, float, float]]], columns:
             axis.plot(mean, place, "o", color=COLOURS[place])
         axis.set_title(title, fontsize=11)
         axis.set_yticks(range(len(names)), names)
+        if title in widening:
+            axis.set_xscale("symlog", linthresh=1)
+            axis.set_xticks([0, 1, 10], ["0", "1", "10"])
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
@@ -339,7 +345,7 @@ def points(
     figure, axes = _figure(1, len(panels), 3.9)
     for axis, (title, (places, values)) in zip(axes.flat, panels.items()):
         if cloud is not None:
-            axis.scatter(*cloud.T, s=3, color="0.8")
+            axis.scatter(*cloud.T, s=6, color="0.65")
         empty = np.isnan(values)
         axis.scatter(*places[empty].T, s=40, color="0.4", marker="x")
         drawn = axis.scatter(*places[~empty].T, s=45, c=values[~empty], edgecolor="black", lw=0.4)

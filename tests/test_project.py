@@ -68,9 +68,11 @@ def test_readme_shows_the_scores_of_the_weights():
     assert with_results(readme) == readme, "run `make results`"
 
 
-@pytest.mark.parametrize(
-    "page", [REPOSITORY / "README.md", REPOSITORY / "data/README.md", *NOTEBOOKS]
-)
+PAGES = ("README.md", "data/README.md", "notebooks/README.md")
+SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("page", [*(REPOSITORY / page for page in PAGES), *NOTEBOOKS, *SOLUTIONS])
 def test_relative_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":

@@ -7,6 +7,7 @@ import pytest
 
 from oasis_helpers import realism
 from oasis_helpers.data import SliceSet
+from oasis_helpers.metrics import ssim_scores
 from oasis_helpers.realism import FeatureSet
 
 PEOPLE, LEVELS = 16, 12
@@ -91,7 +92,13 @@ def test_pairwise_ssim_compares_people_and_not_levels():
     same = np.tile(slices.images[:32], (3, 1, 1, 1))
     alike = realism.pairwise_ssim(same, slices.slices, slices.subjects)
     assert alike.mean == pytest.approx(1)
-    assert realism.pairwise_ssim(slices.images, slices.slices, slices.subjects).mean < 0.9
+    apart = realism.pairwise_ssim(slices.images, slices.slices, slices.subjects)
+    assert apart.mean < 0.9 and apart.low < apart.mean < apart.high
+    by_hand = [
+        ssim_scores(slices.images[32 * a : 32 * a + 32], slices.images[32 * b : 32 * b + 32])[0]
+        for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert apart.mean == pytest.approx(np.mean(by_hand))
 
 
 def test_copies_of_training_slices_are_found_mirrored_or_not():
@@ -103,7 +110,8 @@ def test_copies_of_training_slices_are_found_mirrored_or_not():
     by_hand = np.sqrt(((unseen.images[0] - train.images) ** 2).mean((1, 2, 3))).min()
     assert distance[40] <= by_hand + 1e-6
     limit = realism.nearest_pixels(unseen.images, train)[0]
-    assert realism.share_too_near(distance, limit) == pytest.approx(0.4, abs=0.03)
+    share = realism.share_too_near(distance, limit, unseen.subjects)
+    assert share.mean == pytest.approx(0.4, abs=0.03) and share.low <= share.mean <= share.high
 
 
 def test_nearest_code_map():
@@ -136,24 +144,31 @@ def test_features_tell_levels_apart_better_than_random_ones():
 
 def test_damage_is_of_the_kind_asked_for():
     slices = heads(3)
-    kinds = np.repeat(np.arange(5), 20)[: len(slices)]
+    every = (*realism.DAMAGE, realism.UNTRAINED)
+    kinds = np.repeat(every, 16)
     found = realism.damaged(slices, kinds)
     assert found.dtype == np.float32 and 0 <= found.min() and found.max() <= 1
     untouched = (found == slices.images).all((1, 2, 3))
-    assert untouched[kinds == 0].all() and not untouched[kinds == 1].any()
+    assert untouched[kinds == "none"].all() and not untouched[kinds == "blurred"].any()
     rough = np.abs(np.diff(found[..., 0], axis=2)).mean((1, 2))
     before = np.abs(np.diff(slices.images[..., 0], axis=2)).mean((1, 2))
-    assert (rough < before)[kinds == 1].all() and (rough < before)[kinds == 4].all()
-    left_half = found[kinds == 3][:, :, :16] == slices.images[kinds == 3][:, :, :16]
+    assert (rough < before)[kinds == "blurred"].all() and (rough < before)[
+        kinds == "two heads mixed"
+    ].all()
+    left_half = (
+        found[kinds == "two halves"][:, :, :16] == slices.images[kinds == "two halves"][:, :, :16]
+    )
     assert left_half.all()
-    background = slices.images[kinds == 2] == 0
-    assert (found[kinds == 2][background] == 0).all()
+    blocks = found[kinds == realism.UNTRAINED]
+    assert (blocks[:, ::2] == blocks[:, 1::2]).all()
+    background = slices.images[kinds == "noisy"] == 0
+    assert (found[kinds == "noisy"][background] == 0).all()
 
 
 def test_damage_that_was_learnt_is_seen():
     train, others = heads(6), heads(4, seed=1)
     seen = realism.sensitivity(realism.feature_network(train, 8), train, others)
-    assert list(seen) == list(realism.DAMAGE)
+    assert list(seen) == [*realism.DAMAGE, realism.UNTRAINED]
     assert seen["blurred"] > 3 * abs(seen["none"]) and seen["noisy"] > abs(seen["none"])
 
 
