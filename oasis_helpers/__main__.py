@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
@@ -37,8 +38,7 @@ def run() -> None:
     print(f"Data: {series.data_root()}  profile: {series.profile()}", flush=True)
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         notebook = _executed(path, folders["notebooks"] / path.name)
-        page, _ = HTMLExporter().from_notebook_node(notebook)
-        (folders["html"] / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        (folders["html"] / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
         _write_figures(notebook, folders["figures"], path.stem)
     print(summary())
 
@@ -84,6 +84,16 @@ def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, written_to)
     return notebook
+
+
+def page_of(notebook: nbformat.NotebookNode) -> str:
+    """The notebook as an HTML page, its figures described in the words of their cells' "alt"."""
+    page = BeautifulSoup(HTMLExporter().from_notebook_node(notebook)[0], "html.parser")
+    for cell in notebook.cells:
+        if "alt" in cell.metadata:  # nbconvert's template knows of no alternative text
+            for picture in page.select(f'[id="cell-id={cell.id}"] img[src^="data:image/png"]'):
+                picture["alt"] = cell.metadata["alt"]
+    return str(page)
 
 
 def _write_figures(notebook: nbformat.NotebookNode, folder: Path, stem: str) -> None:

@@ -7,10 +7,15 @@ figure closed, so that a notebook shows it once, as the value of the cell.
 
 from __future__ import annotations
 
+import base64
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import HTML
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WIDTH = 9.0  # inches, of every figure
@@ -71,6 +76,36 @@ def image_rows(
         axis.set_title(name, fontsize=10)
     figure.suptitle(title)
     return figure
+
+
+def growing(maps: np.ndarray, slices: np.ndarray, codes: int, alt: str, pause: int = 90) -> HTML:
+    """An animation: a code map that fills up, and beside it the slice that it decodes to.
+
+    Args:
+        maps: float (frames, h, w), NaN where no code has been drawn yet.
+        slices: float (frames, height, width) in [0, 1].
+        codes: K, for the colours.
+        alt: what is to be seen, in words.
+        pause: milliseconds between frames.
+
+    Returns:
+        An animated GIF as an element of a page.
+    """
+    high, wide = (16 * cells for cells in maps.shape[1:])  # pixels of the screen
+    frames = []
+    for code_map, picture in zip(maps, slices):
+        coloured = plt.get_cmap("viridis").with_extremes(bad="white")(code_map / (codes - 1))
+        parts = [np.uint8(255 * coloured[..., :3]), np.uint8(255 * picture)]
+        pair = Image.new("RGB", (2 * wide + 16, high), "white")
+        for number, part in enumerate(parts):
+            enlarged = Image.fromarray(part).resize((wide, high), Image.Resampling.NEAREST)
+            pair.paste(enlarged, (number * (wide + 16), 0))
+        frames.append(pair)
+    file = io.BytesIO()
+    rest = {"save_all": True, "append_images": frames[1:] + frames[-1:] * 20, "loop": 0}
+    frames[0].save(file, "GIF", duration=pause, **rest)
+    data = base64.b64encode(file.getvalue()).decode()
+    return HTML(f'<img src="data:image/gif;base64,{data}" alt="{alt}">')
 
 
 def image_grid(pictures: np.ndarray, columns: int, title: str = "", labels=None) -> Figure:
