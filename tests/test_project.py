@@ -104,6 +104,7 @@ def test_notebook_form(path):
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
     assert notebook.metadata.kernelspec.name == "python3"
     assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < 5 * 2**20, "too large to read or to review"
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), "not run top to bottom in a fresh kernel"
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
