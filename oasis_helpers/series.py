@@ -158,7 +158,7 @@ _SHARP = replace(
 
 RECIPES = {
     "oasis1-faithful": _FAITHFUL,
-    "oasis1": _SHARP,
+    "oasis1": replace(_SHARP, drawing=Schedule(3400, 64, 2e-3), seed=1),
     "oasis1-10x10": replace(
         _SHARP,
         crop=None,

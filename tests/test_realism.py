@@ -1,5 +1,6 @@
 """Each measure of realism on sets whose answer is known."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from oasis_helpers import realism
 from oasis_helpers.data import SliceSet
 from oasis_helpers.metrics import ssim_scores
 from oasis_helpers.realism import FeatureSet
+from oasis_helpers.series import FEATURES
 
 PEOPLE, LEVELS = 16, 12
 
@@ -197,3 +199,10 @@ def test_drawn_slices_against_real_ones():
     assert wrong["index_recognised"]["drawn"] < 0.3
     dull = realism.drawn_table(drawn.images * 0.5, drawn.slices, train, unseen)
     assert max(dull["fine_power"]) < 0.5
+
+
+@pytest.mark.parametrize("name", ["oasis1", "cohort"])
+def test_the_judging_network_is_the_one_that_was_fixed(name):
+    """data/features/README.md: whoever changes it trains new weights before judging again."""
+    stated = (FEATURES / "README.md").read_text()
+    assert hashlib.sha256((FEATURES / f"{name}.keras").read_bytes()).hexdigest() in stated
