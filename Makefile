@@ -18,7 +18,7 @@ endif
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
 
-test: $(VENV)/ready
+test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest
 
 lab: $(VENV)/ready
@@ -51,7 +51,15 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Needs uv; writes no registry's address into the file.
-lock:
-	uv pip compile pyproject.toml --universal --generate-hashes --no-annotate --no-emit-index-url \
-		--no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock
+# Tests, pages and linters need more than a student does.
+$(VENV)/ready-dev: $(VENV)/ready requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+# Write no registry's address into the files. The second lock holds everything of the first.
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+
+lock: $(VENV)/ready-dev
+	$(LOCK) -o requirements.lock
+	$(LOCK) --extra dev --constraints requirements.lock -o requirements-dev.lock
