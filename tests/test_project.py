@@ -110,17 +110,14 @@ def test_notebook_form(path):
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    headings = [
-        line
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-        if line.startswith("#")
-    ]
+    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^#+ .*", prose, re.M)
     wanted = ["## Objectives", "## Before you start", "## Set-up", "## Parameters", "## Try this"]
     wanted += ["## Exercises", "## Summary", "## References", "## Next"]
     assert headings[0].startswith("# ")
     assert [heading for heading in headings if heading in wanted] == wanted
+    time_box = re.search(r"^\*\*Time\*\*:(.+?)\n\n", prose, re.M | re.S)
+    assert time_box and all(word in time_box[1] for word in ("`tour`", "`full`", "work through"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
