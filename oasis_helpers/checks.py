@@ -1,8 +1,8 @@
 """Checks of the exercises that a student fills in.
 
-A check calls the student's function on small cases and prints one line: "not attempted yet", a
-hint that says what is wrong without giving the answer away, or "passed" with what was tried. It
-never raises, so that a notebook with stubs runs to its end.
+A check calls the student's function on small cases and prints one line: "not attempted yet" (also
+where a `return` was forgotten), a hint that says what is wrong without giving the answer away, or
+"passed" with what was tried. It never raises, so that a notebook with stubs runs to its end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-Trial = tuple[tuple, Callable, str]  # arguments, whether what comes back is right, else the hint
+# Arguments, whether what comes back is right (or a sentence on its form), else the hint.
+Trial = tuple[tuple, Callable[..., bool | str], str]
 
 
 def _judge(exercise: str, function: Callable, trials: list[Trial], tried: str) -> None:
@@ -22,24 +23,25 @@ def _judge(exercise: str, function: Callable, trials: list[Trial], tried: str) -
         try:
             found = function(*arguments)
             if found is None or found is Ellipsis:
-                verdict = "not attempted yet"
+                verdict = "not attempted yet, or nothing is returned"
                 break
             right = is_right(found)
         except Exception as error:  # whatever a student's code may raise
             verdict = f"your code stopped with {type(error).__name__}: {error}"
             break
-        if not right:
-            verdict = hint
+        if right is not True:
+            verdict = right or hint
             break
     print(f"{exercise}: {verdict}")
 
 
 def _equals(expected) -> Callable:
-    """Whether what is found has the expected shape and, nearly, the expected values."""
+    """Whether what is found has, nearly, the expected values; a sentence if its shape is wrong."""
 
-    def is_right(found) -> bool:
-        same_shape = np.shape(found) == np.shape(expected)
-        return same_shape and np.allclose(found, expected, atol=1e-5)
+    def is_right(found) -> bool | str:
+        if np.shape(found) != np.shape(expected):
+            return f"the result has shape {np.shape(found)}; expected {np.shape(expected)}."
+        return bool(np.allclose(found, expected, atol=1e-5))
 
     return is_right
 
@@ -55,17 +57,22 @@ def mirror_difference(function: Callable) -> None:
     half[0, :, 4:] *= 0.5  # the right half 0.25, the left half 0.5
     dirty = symmetric.copy()
     dirty[0, 0, 0] = 0.02  # below the threshold: not brain
+    lopsided = symmetric.copy()
+    lopsided[0, 4:, 4:] = 0  # a quarter is missing, which its mirror image has
     trials = [
         ((symmetric,), _equals([0]), "A symmetric brain differs from its mirror image by nothing."),
         ((half,), _equals([0.25]), "Take the mean over the brain's pixels, not over the frame."),
         ((dirty,), _equals([0]), "Pixels up to BRAIN_THRESHOLD aren't brain: leave them out."),
+        ((lopsided,), _equals([1 / 6]), "Brain is what is brain in the slice, not in its mirror."),
         (
             (np.concatenate([symmetric, half]),),
             _equals([0, 0.25]),
             "Return one number for each picture, each over its own brain.",
         ),
     ]
-    tried = "a symmetric brain, a half-dark one, dirt outside the brain, two pictures"
+    tried = (
+        "a symmetric brain, a half-dark one, dirt outside the brain, a lopsided one, two pictures"
+    )
     _judge("mirror_difference", function, trials, tried)
 
 
@@ -163,16 +170,24 @@ def slice_interval(function: Callable) -> None:
 
     once = (values, 0)
     trials = [
-        (once, lambda found: found[0] < found[1], "All means are equal: draw *with* replacement."),
         (
             once,
-            lambda found: found[0] < values.mean() < found[1],
+            lambda found: bool(found[1] - found[0] > 1e-9),
+            "All means are equal: draw *with* replacement.",
+        ),
+        (
+            once,
+            lambda found: bool(found[0] < values.mean() < found[1]),
             "The interval should hold the mean of the values.",
         ),
-        (once, lambda found: width(found) < 3, "Far too wide: so do slices scatter, not means."),
         (
             once,
-            lambda found: 0.85 < width(found) < 1.15,
+            lambda found: bool(width(found) < 3),
+            "Far too wide: so do slices scatter, not means.",
+        ),
+        (
+            once,
+            lambda found: bool(0.85 < width(found) < 1.15),
             "Nearly. Which two percentiles leave 95 % of the means between them, and are a few "
             "thousand means enough?",
         ),
@@ -200,8 +215,9 @@ def perplexity(function: Callable) -> None:
 
 def upper_pairs(function: Callable) -> None:
     """`upper_pairs(codes, K)`: int (N, h, w) -> int (K, K), how often [upper, lower] occurs."""
-    codes = np.array([[[0, 1], [2, 1], [0, 1]]])
-    expected = np.array([[0, 0, 1], [0, 2, 0], [1, 0, 0]])
+    codes = np.array([[[0, 1], [2, 0]]])
+    expected = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])
+    twice = np.array([[[0, 0], [1, 1]]])
     trials = [
         (
             (codes, 3),
@@ -210,12 +226,22 @@ def upper_pairs(function: Callable) -> None:
             "`codes` runs downwards?",
         ),
         (
+            (twice, 2),
+            _equals([[0, 2], [0, 0]]),
+            "A pair that occurs twice counts twice: `table[a, b] += 1` adds to each place once.",
+        ),
+        (
             (np.concatenate([codes, codes]), 3),
             _equals(2 * expected),
             "The last row of one map doesn't stand above the first row of the next.",
         ),
     ]
-    _judge("upper_pairs", function, trials, "one map, and two maps that must stay apart")
+    _judge(
+        "upper_pairs",
+        function,
+        trials,
+        "one map, a pair that occurs twice, and two maps that must stay apart",
+    )
 
 
 # ----------------------------------------------------------------------------------- 5. prior
@@ -295,7 +321,8 @@ def kernel_distance(function: Callable) -> None:
         (
             (x, y),
             _equals(by_hand),
-            "Three means: within x, within y, across. Which pairs within a set don't count?",
+            "Three means: within x, within y, across. Which pairs within a set don't count? Across "
+            "the sets all pairs count.",
         ),
         ((wide, wide), _equals(with_itself), "Where does C, the number of components, come in?"),
     ]

@@ -209,18 +209,32 @@ def lines(
             axis.set_xscale("log")
             axis.set_xticks(x, [f"{value:g}" for value in x], minor=False)
             axis.minorticks_off()
-        axis.legend()
+    if len(panels) > 1 and len({tuple(named) for named in panels.values()}) == 1:
+        handles, names = axis.get_legend_handles_labels()  # the same in every panel
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    else:
+        for axis in axes.flat:
+            axis.legend()
     return figure
 
 
 def distributions(
     panels: dict[str, dict[str, np.ndarray]], x_label: str, marks: dict[str, float] | None = None
 ) -> Figure:
-    """Densities side by side: {panel's title: {name: values}}, with marked values as lines."""
+    """Densities side by side: {panel's title: {name: values}}, with marked values as lines.
+
+    Of values on a grid, shares of cells for example, a bin holds a whole number of steps.
+    """
     figure, axes = _figure(1, len(panels), 3.2)
     for axis, (title, named) in zip(axes.flat, panels.items()):
         every = np.concatenate(list(named.values()))
-        edges = np.linspace(every.min(), every.max(), 31)
+        distinct = np.unique(np.round(every, 6))
+        if len(distinct) < len(every) / 4:
+            step = np.diff(distinct).min()
+            width = max(1, round(np.ptp(every) / step / 30)) * step
+            edges = np.arange(every.min() - step / 2, every.max() + width, width)
+        else:
+            edges = np.linspace(every.min(), every.max(), 31)
         for name, values in named.items():
             axis.hist(values, edges, alpha=0.6, label=name, density=True)
         for number, (name, value) in enumerate((marks or {}).items()):
@@ -277,6 +291,7 @@ def estimates(
         if title in widening:
             axis.set_xscale("symlog", linthresh=1)
             axis.set_xticks([0, 1, 10], ["0", "1", "10"])
+            axis.margins(x=0.12)
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     return figure
 
@@ -377,7 +392,7 @@ def points(
         axis_labels: of the x and the y axis.
         cloud: float (m, 2), small dots behind the points of every panel.
     """
-    figure, axes = _figure(1, len(panels), 3.9)
+    figure, axes = _figure(1, len(panels), 3.9, sharex=True, sharey=True)
     for axis, (title, (places, values)) in zip(axes.flat, panels.items()):
         if cloud is not None:
             axis.scatter(*cloud.T, s=6, color="0.65")

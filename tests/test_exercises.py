@@ -58,7 +58,9 @@ def test_exercises_and_solutions_keep_in_step(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stubs_are_not_attempted_and_solutions_pass(path):
     for name, stub in parts(path)[1].items():
-        assert re.fullmatch(r"\w+: not attempted yet\n", printed(stub)), name
+        assert re.fullmatch(r"\w+: not attempted yet, or nothing is returned\n", printed(stub)), (
+            name
+        )
     for name, solution in parts(solution_of(path))[1].items():
         if CALL.search(solution.source):
             assert re.search(r"^\w+: passed \(.+\)$", printed(solution), re.MULTILINE), name
@@ -77,7 +79,7 @@ def test_every_check_belongs_to_one_exercise():
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_stub_and_a_crash_are_told_and_not_raised(name, capsys):
     CHECKS[name](lambda *_: ...)
-    assert capsys.readouterr().out == f"{name}: not attempted yet\n"
+    assert capsys.readouterr().out == f"{name}: not attempted yet, or nothing is returned\n"
     CHECKS[name](lambda *_: 1 / 0)
     assert "your code stopped with ZeroDivisionError" in capsys.readouterr().out
 
@@ -91,6 +93,18 @@ WRONG = {
         "mirror_difference",
         lambda x: np.abs(x - x[:, :, ::-1]).mean((1, 2, 3)),
         "over the brain's pixels",
+    ),
+    "one number for all": (
+        "mirror_difference",
+        lambda x: np.abs(x - x[:, :, ::-1])[x > 0.04].mean(),
+        "has shape ()",
+    ),
+    "brain of either": (
+        "mirror_difference",
+        lambda x: np.array([
+            np.abs(a - a[:, ::-1])[np.maximum(a, a[:, ::-1]) > 0.04].mean() for a in x
+        ]),
+        "not in its mirror",
     ),
     "gradient cancelled": (
         "straight_through",
@@ -114,7 +128,7 @@ WRONG = {
     "product for cosine": ("nearest_by_cosine", lambda v, e: (v @ e.T).argmax(1), "directions"),
     "without replacement": (
         "slice_interval",
-        lambda v, s: (v.mean(), v.mean()),
+        lambda v, s: tuple(np.sort([v.mean(), np.random.default_rng(s).permutation(v).mean()])),
         "*with* replacement",
     ),
     "scatter of slices": ("slice_interval", lambda v, s: np.percentile(v, [2.5, 97.5]), "too wide"),
@@ -128,6 +142,13 @@ WRONG = {
         "upper_pairs",
         lambda c, k: np.add.at(t := np.zeros((k, k)), (c[:, :, :-1], c[:, :, 1:]), 1) or t,
         "Which axis",
+    ),
+    "repeated pairs lost": (
+        "upper_pairs",
+        lambda c, k: np.array([
+            [np.any((c[:, :-1] == a) & (c[:, 1:] == b)) for b in range(k)] for a in range(k)
+        ]),
+        "counts twice",
     ),
     "B for A": ("mask", lambda s, k: np.tril(np.ones((s, s))), 'Type "A"'),
     "halves swapped": (
