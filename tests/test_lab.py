@@ -246,7 +246,7 @@ def test_a_click_in_the_code_painter_changes_the_picture_at_once(lab, page):
     keep(page, "painter-after")
 
     milliseconds = [round(duration) for duration in page.evaluate("window.clicks")]
-    median = float(np.median(milliseconds[1:]))  # the first one builds the decoder's graph
+    median = float(np.median(milliseconds[1:]))  # the first one wakes browser and kernel
     load = round(os.getloadavg()[0], 1)
     print(f"click to picture: {milliseconds} ms, median {median:.0f} ms, load {load}")
     figures = {"milliseconds": milliseconds, "median_of_the_last_nine": median}
