@@ -13,13 +13,17 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test lab train score ladder results refresh lock
+.PHONY: run test check lab train score ladder results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest
+
+# Rules, layout, docstrings, spelling and sizes of everything that git tracks.
+check: $(VENV)/ready-dev
+	$(BIN)/pre-commit run --all-files
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks

@@ -285,6 +285,7 @@ def realism_table() -> str:
 
 
 def main() -> None:
+    """Does what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m oasis_helpers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="execute the series, make pages and figures")

@@ -77,8 +77,10 @@ NOISE = (2.0, 5.0)  # grey levels, range of Rician sigma
 
 
 class Template(NamedTuple):
-    """What every subject is made from, float32: one volume of the template, then maps in the
-    slab's box of (32, 184, 152) voxels."""
+    """What every subject is made from, float32.
+
+    One volume of the template, then maps in the slab's box of (32, 184, 152) voxels.
+    """
 
     tissue: np.ndarray  # (158, 198, 72): 0 fluid, 0.5 grey, 1 white
     points: np.ndarray  # (3, ...), voxel of that volume under each slab voxel
@@ -224,8 +226,11 @@ def _load_template() -> Template:
 
 
 def _find_ventricles(t1: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Mask of the lateral and third ventricles: dark voxels within bounds, in MNI mm, that leave
-    out the insula, the fissure between the hemispheres and the cistern over the midbrain."""
+    """Mask of the lateral and third ventricles: dark voxels within bounds, in MNI mm.
+
+    The bounds leave out the insula, the fissure between the hemispheres and the cistern over the
+    midbrain.
+    """
     side = np.abs(x)
     bounds = (side < 38) & (y > -58) & (y < 34) & (z > -14) & (z < 34)
     insula = (side > 22) & (y > -24)
@@ -253,8 +258,10 @@ def _slab_points() -> np.ndarray:
 
 
 def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
-    """Template points of one subject's slab voxels, float32 (3, 32, 184, 152): a small affine
-    change about the slab's middle and smooth warps at several scales."""
+    """Template points of one subject's slab voxels, float32 (3, 32, 184, 152).
+
+    A small affine change about the slab's middle, and smooth warps at several scales.
+    """
     middle = (SLAB_CENTRE + ORIGIN)[:, None]
     spin = rng.normal(0, TURN, 3)
     affine = np.array([[0, -spin[2], spin[1]], [spin[2], 0, -spin[0]], [-spin[1], spin[0], 0]])
@@ -297,8 +304,11 @@ def _grey_levels(tissue: np.ndarray, sulci: float, rng: np.random.Generator) -> 
 def _smooth_field(
     scales: tuple[tuple[float, float], ...], rng: np.random.Generator, cell: int = CELL
 ) -> np.ndarray:
-    """Gaussian random field over the slab's box, float32 (32, 184, 152): the sum of one field for
-    each (kernel's sigma in voxels, standard deviation), drawn with one value every `cell`."""
+    """Gaussian random field over the slab's box, float32 (32, 184, 152).
+
+    The sum of one field for each (kernel's sigma in voxels, standard deviation), drawn with one
+    value every `cell`.
+    """
     coarse = [(size - 1) // cell + 2 for size in BOX]
     pad = int(np.ceil(3 * max(sigma for sigma, _ in scales) / cell))
     field = np.zeros([size + 2 * pad for size in coarse], np.float32)

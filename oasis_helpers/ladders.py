@@ -77,6 +77,7 @@ class Rung:
     seed: int = 0
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
+        """Adam at the rung's rate; where that decays, over `steps`."""
         rate = series.learning_rate(self.peak, steps) if self.decays else self.peak
         return keras.optimizers.Adam(rate)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from oasis_helpers.vqvae import VQVAE
 
-CELL = 26  # pixels of the screen, the side of a cell
+CELL = 24  # pixels of the screen, the side of a cell; three maps side by side fit a laptop's
 
 
 class CodePainter:
@@ -41,6 +41,9 @@ class CodePainter:
         self.code = widgets.IntSlider(max=vqvae.num_embeddings - 1, description="code")
         self.mode = widgets.ToggleButtons(options=["paint", "pick up"])
         self.anew = widgets.Button(description="start anew")
+        self.slice.layout.width, self.code.layout.width = "230px", "250px"
+        self.slice.style.description_width = self.code.style.description_width = "4em"
+        self.mode.style.button_width = self.anew.layout.width = "7em"
         self.cells = [[self._cell(row, column) for column in range(width)] for row in range(height)]
         self.before, self.now = (
             widgets.Image(format="png", width=self.screen[0], height=self.screen[1])
@@ -51,12 +54,21 @@ class CodePainter:
         self.start_anew()
         grid = widgets.GridBox(
             [cell for line in self.cells for cell in line],
-            layout=widgets.Layout(grid_template_columns=f"repeat({width}, {CELL}px)", grid_gap="0"),
+            layout=widgets.Layout(
+                grid_template_columns=f"repeat({width}, {CELL}px)",
+                grid_template_rows=f"repeat({height}, {CELL}px)",
+                grid_gap="0",
+                margin="2px",  # as a picture's, so that cells and pixels line up
+            ),
         )
+        # A narrow window wraps what it has no room for; squeezed, a map would lose its last cells.
+        wrapped = widgets.Layout(flex_flow="row wrap")
+        for part in (self.before, grid, self.now):
+            part.layout.flex = "none"
         self.widget = widgets.VBox(
             [
-                widgets.HBox([self.slice, self.code, self.mode, self.anew]),
-                widgets.HBox([self.before, grid, self.now]),
+                widgets.HBox([self.slice, self.code, self.mode, self.anew], layout=wrapped),
+                widgets.HBox([self.before, grid, self.now], layout=wrapped),
             ]
         )
 

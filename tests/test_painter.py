@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from oasis_helpers import load_pretrained
-from oasis_helpers.painter import CodePainter
+from oasis_helpers.painter import CELL, CodePainter
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,7 @@ def test_a_click_paints_the_cell_and_changes_the_picture_there(painter):
     difference = np.abs(shown(painter.now) - shown(painter.before))
     assert difference.max() > 10
     strongest = np.unravel_index(difference.argmax(), difference.shape)
-    cell = 26  # pixels of the screen
-    assert np.abs(np.array(strongest) / cell - [6.5, 5.5]).max() < 2.5, "another place changed"
+    assert np.abs(np.array(strongest) / CELL - [6.5, 5.5]).max() < 2.5, "another place changed"
     painter.anew.click()
     assert (shown(painter.now) == shown(painter.before)).all()
 
