@@ -62,7 +62,7 @@ def page_of(site: Path, notebook: Path) -> Path:
 def test_every_notebook_and_readme_has_its_page(site, pages):
     wanted = [*NOTEBOOKS, *SOLUTIONS, REPOSITORY / "README.md", REPOSITORY / "notebooks/README.md"]
     assert {page_of(site, source) for source in wanted} <= set(pages)
-    menu = pages[site / "README.html"].select(".bd-links__inner a[href]")
+    menu = pages[site / "README.html"].select("nav.bd-links a[href]")
     assert [link["href"] for link in menu if re.match(r"notebooks/\d", link["href"])] == [
         f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
     ]
@@ -87,8 +87,8 @@ def test_links_and_pictures_lead_somewhere(site, pages):
 def test_links_between_notebooks_are_links_between_pages(site, pages):
     for notebook in [*NOTEBOOKS, *SOLUTIONS]:
         article = pages[page_of(site, notebook)].select_one("article")
-        targets = [urlsplit(link["href"]).path for link in article.select("a[href]")]
-        assert not [target for target in targets if target.endswith((".ipynb", ".md", "/"))]
+        targets = [link["href"] for link in article.select("a.internal[href]")]
+        assert not [target for target in targets if re.search(r"(\.ipynb|\.md|/)(#|$)", target)]
         assert any(re.search(r"(^|/)\d\d_\w+\.html$", target) for target in targets)
 
 
@@ -183,10 +183,10 @@ def address(site):
 SCREENS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 SHOWN = {  # what the screenshots show, beside the top of every page
     "README": ("#results",),
-    "01_data_exploration": ("#first-look", "#intensities"),
-    "02_vqvae_building": ("#vae-and-vq-vae", "#mse-and-ssim"),
-    "04_codebook_analysis": ("#figure-4-2",),
-    "06_generation": ("#watch-one-grow", "#references"),
+    "notebooks/01_data_exploration": ("#first-look", "#intensities"),
+    "notebooks/02_vqvae_building": ("#vae-and-vq-vae", "#mse-and-ssim"),
+    "notebooks/04_codebook_analysis": ("#figure-4-2",),
+    "notebooks/06_generation": ("#watch-one-grow", "#references"),
 }
 FAULTS = """() => {
   const faults = [];
@@ -212,10 +212,7 @@ def opened(browser, screen, scheme="light"):
     tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
     tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
     tab.on("request", lambda request: faults.extend(elsewhere(request.url)))
-    tab.on(
-        "console",
-        lambda said: faults.append(said.text) if said.type in ("error", "warning") else None,
-    )
+    tab.on("console", lambda said: faults.extend(complaint(said)))
     try:
         yield tab, faults
     finally:
@@ -225,6 +222,11 @@ def opened(browser, screen, scheme="light"):
 def elsewhere(url):
     local = urlsplit(url).hostname == "127.0.0.1" or url.startswith("data:")
     return [] if local else [f"asked for {url}"]
+
+
+def complaint(said):
+    loud = said.type in ("error", "warning")
+    return [f"{said.text} ({said.location['url']})"] if loud else []
 
 
 def visit(tab, url):
@@ -247,7 +249,7 @@ def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
             assert tab.evaluate("document.documentElement.dataset.theme") == scheme
             name = f"{page.replace('/', '-')}-{screen}-{scheme}"
             tab.screenshot(path=SCREENSHOTS / f"{name}.png")
-            for anchor in SHOWN.get(path.stem, ()) if "solutions" not in page else ():
+            for anchor in SHOWN.get(page, ()):
                 tab.evaluate("id => document.querySelector(id).scrollIntoView()", anchor)
                 tab.screenshot(path=SCREENSHOTS / f"{name}-{anchor[1:]}.png")
             if faults:
@@ -259,8 +261,8 @@ def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
 @pytest.mark.parametrize("screen", SCREENS)
 def test_search_finds_and_leads_to_it(browser, address, screen):
     with opened(browser, screen) as (tab, faults):
-        visit(tab, f"{address}/index.html")
-        tab.wait_for_url("**/README.html")
+        tab.goto(f"{address}/index.html")
+        tab.wait_for_url("**/README.html")  # where index.html sends its reader
         tab.locator(".search-button__button:visible, .search-button:visible").first.click()
         tab.locator("#pst-search-dialog input[type=search]").fill("straight-through estimator")
         tab.keyboard.press("Enter")
@@ -278,9 +280,10 @@ def test_dark_mode_toggles_and_leaves_figures_as_they_are(browser, address, scre
     with opened(browser, screen) as (tab, faults):
         visit(tab, f"{address}/notebooks/01_data_exploration.html")
         brightness = {}
-        for _ in range(3):  # the button goes round: auto, light, dark
-            tab.locator(".theme-switch-button:visible").first.click()
-            theme = tab.evaluate("document.documentElement.dataset.theme")
+        for theme in ("dark", "light"):
+            tab.locator(".theme-switch-button:visible").click()
+            tab.locator(f".theme-change-button[data-mode={theme}]:visible").click()
+            assert tab.evaluate("document.documentElement.dataset.theme") == theme
             page = tab.evaluate("getComputedStyle(document.body).backgroundColor")
             brightness[theme] = sum(map(float, re.findall(r"[\d.]+", page)[:3])) / 3
             picture = "getComputedStyle(document.querySelector('figure img'))"
