@@ -26,7 +26,7 @@ lab: $(VENV)/ready
 
 # A fresh read each time takes seconds, and leaves no page of a notebook that has gone.
 book: $(VENV)/ready-dev
-	rm -rf build/book
+	rm -rf build/book build/jupyter_execute
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c book . build/book
 	@echo "open build/book/index.html"
 

@@ -40,7 +40,10 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 mathjax_path = "tex-svg.js"
-mathjax3_config = {"options": {"enableMenu": False}}
+mathjax3_config = {
+    "options": {"enableMenu": False},
+    "tex": {"packages": {"[-]": ["noundefined"]}},  # an unknown command is an error, not red text
+}
 
 html_theme = "sphinx_book_theme"
 html_title = project
