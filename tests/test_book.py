@@ -210,7 +210,7 @@ def opened(browser, screen, scheme="light"):
     context = browser.new_context(viewport=SCREENS[screen], color_scheme=scheme)
     tab, faults = context.new_page(), []
     tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
-    tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    tab.on("requestfailed", lambda request: faults.extend(failure(request)))
     tab.on("request", lambda request: faults.extend(elsewhere(request.url)))
     tab.on("console", lambda said: faults.extend(complaint(said)))
     try:
@@ -222,6 +222,11 @@ def opened(browser, screen, scheme="light"):
 def elsewhere(url):
     local = urlsplit(url).hostname == "127.0.0.1" or url.startswith("data:")
     return [] if local else [f"asked for {url}"]
+
+
+def failure(request):
+    left = request.failure == "net::ERR_ABORTED"  # by leaving the page, which is no fault of it
+    return [] if left else [f"{request.failure}: {request.url}"]
 
 
 def complaint(said):
