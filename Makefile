@@ -13,7 +13,7 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test check lab train score ladder results refresh lock
+.PHONY: run test test-long check browse book lab train score ladder bench results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
@@ -27,6 +27,15 @@ check: $(VENV)/ready-dev
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks
+
+# A fresh read each time takes seconds, and leaves no page of a notebook that has gone.
+book: $(VENV)/ready-dev
+	rm -rf build/book build/jupyter_execute
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -c book . build/book
+	@echo "open build/book/index.html"
+
+browse: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m browser tests
 
 train: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers train $(NAME)

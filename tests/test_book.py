@@ -1,0 +1,314 @@
+"""The pages of `make book`: complete, linked and described; in a browser, fit to read."""
+
+import base64
+import contextlib
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from oasis_helpers.data import REPOSITORY
+
+pytest.importorskip("sphinx", reason="the pages are built by packages of the extra 'dev'")
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
+SCREENSHOTS = REPOSITORY / "build" / "screenshots"
+ARXIV = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
+PNG = "image/png"
+LOADED = {  # what a page loads by itself, unlike a link that a reader may follow
+    "script[src]": "src",
+    "img[src]": "src",
+    "iframe[src]": "src",
+    "link:not([rel=canonical], [rel=next], [rel=prev])": "href",
+}
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The site, built anew as `make book` does."""
+    folder = tmp_path_factory.mktemp("book")
+    command = ["-m", "sphinx", "--quiet", "--fail-on-warning", "-c", "book", ".", str(folder)]
+    built = subprocess.run(
+        [sys.executable, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pages(site) -> dict[Path, BeautifulSoup]:
+    paths = [path for path in site.rglob("*.html") if "_static" not in path.parts]
+    return {path: BeautifulSoup(path.read_text("utf-8"), "html.parser") for path in paths}
+
+
+def page_of(site: Path, notebook: Path) -> Path:
+    return site / notebook.relative_to(REPOSITORY).with_suffix(".html")
+
+
+# ------------------------------------------------------------------------------- the built files
+
+
+def test_every_notebook_and_readme_has_its_page(site, pages):
+    wanted = [*NOTEBOOKS, *SOLUTIONS, REPOSITORY / "README.md", REPOSITORY / "notebooks/README.md"]
+    assert {page_of(site, source) for source in wanted} <= set(pages)
+    menu = pages[site / "README.html"].select("nav.bd-links a[href]")
+    assert [link["href"] for link in menu if re.match(r"notebooks/\d", link["href"])] == [
+        f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
+    ]
+
+
+def test_links_and_pictures_lead_somewhere(site, pages):
+    ids = {path: {tag["id"] for tag in page.select("[id]")} for path, page in pages.items()}
+    broken = []
+    for path, page in pages.items():
+        for tag in page.select("[href], [src]"):
+            target = urlsplit(tag.get("href") or tag.get("src"))
+            if target.scheme or target.netloc:
+                continue
+            file = Path(os.path.normpath(path.parent / unquote(target.path)))
+            file = file if target.path else path
+            anchor = unquote(target.fragment)
+            if not file.is_file() or (anchor and anchor not in ids.get(file, {anchor})):
+                broken.append(f"{path.relative_to(site)}: {target.geturl()}")
+    assert not broken
+
+
+def test_links_between_notebooks_are_links_between_pages(site, pages):
+    for notebook in [*NOTEBOOKS, *SOLUTIONS]:
+        article = pages[page_of(site, notebook)].select_one("article")
+        targets = [link["href"] for link in article.select("a.internal[href]")]
+        assert not [target for target in targets if re.search(r"(\.ipynb|\.md|/)(#|$)", target)]
+        assert any(re.search(r"(^|/)\d\d_\w+\.html$", target) for target in targets)
+
+
+def test_pages_load_nothing_from_elsewhere(site, pages):
+    for path, page in pages.items():
+        for selector, attribute in LOADED.items():
+            for tag in page.select(selector):
+                target = urlsplit(tag[attribute])
+                assert target.scheme in ("", "data") and not target.netloc, (path, tag[attribute])
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", sheet.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_figures_are_described_numbered_and_captioned(site, pages, notebook):
+    figures = pages[page_of(site, notebook)].select("article figure")
+    captions = [figure.figcaption.strong.text for figure in figures]
+    chapter = int(notebook.stem[:2])
+    assert captions == [f"Figure {chapter}.{k}" for k in range(1, len(figures) + 1)]
+    pictures = [figure.img for figure in figures]
+    assert pictures == pages[page_of(site, notebook)].select("article img")
+    assert min(len(picture["alt"]) for picture in pictures) >= 40
+    for picture, figure in zip(pictures, figures, strict=True):
+        assert picture["alt"] in figure.figcaption.text
+    described = {
+        base64.b64decode(output["data"][PNG]): cell.metadata.alt
+        for cell in nbformat.read(notebook, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if PNG in output.get("data", {})
+    }
+    shown = {
+        (page_of(site, notebook).parent / picture["src"]).read_bytes(): picture["alt"]
+        for picture in pictures
+        if not picture["src"].startswith("data:")
+    }
+    assert shown == described
+
+
+def test_references_are_links_and_collected_once(site, pages):
+    cited = {
+        number
+        for notebook in NOTEBOOKS
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if cell.cell_type == "markdown"
+        for number in ARXIV.findall(cell.source.partition("## References")[2])
+    }
+    links = [link["href"] for link in pages[site / "book/references.html"].select("article li a")]
+    collected = [link.rpartition("/")[2] for link in links if "arxiv.org" in link]
+    assert sorted(collected) == sorted(cited) != []
+    for notebook in NOTEBOOKS:
+        article = pages[page_of(site, notebook)].select_one("article")
+        linked = [link.text for link in article.select('a[href^="https://arxiv.org/abs/"]')]
+        assert sorted(ARXIV.findall(article.text)) == sorted(
+            number for text in linked for number in ARXIV.findall(text)
+        )
+
+
+# ------------------------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium: the system's, or the one that playwright brought."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    with sync_api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = next(filter(None, map(shutil.which, names)), own)
+        if not Path(found).exists():
+            pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path")
+        with contextlib.closing(
+            playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        ) as chromium:
+            yield chromium
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """The site as a server gives it."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+SCREENS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+SHOWN = {  # what the screenshots show, beside the top of every page
+    "README": ("#results",),
+    "notebooks/01_data_exploration": ("#first-look", "#intensities"),
+    "notebooks/02_vqvae_building": ("#vae-and-vq-vae", "#mse-and-ssim"),
+    "notebooks/04_codebook_analysis": ("#figure-4-2",),
+    "notebooks/06_generation": ("#watch-one-grow", "#references"),
+}
+FAULTS = """() => {
+  const faults = [];
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth)
+    faults.push(`${root.scrollWidth} pixels wide on ${root.clientWidth}`);
+  for (const picture of document.images)
+    if (!picture.complete || picture.naturalWidth === 0) faults.push(`no picture ${picture.src}`);
+  const formulas = document.querySelectorAll(".math").length;
+  const typeset = document.querySelectorAll(".math mjx-container").length;
+  if (formulas !== typeset) faults.push(`${typeset} of ${formulas} formulas are typeset`);
+  for (const wrong of document.querySelectorAll("[data-mjx-error]"))
+    faults.push(`formula: ${wrong.dataset.mjxError}`);
+  return faults;
+}"""
+
+
+@contextlib.contextmanager
+def opened(browser, screen, scheme="light"):
+    """A tab of the given size, and the list of what goes wrong in it while it is open."""
+    context = browser.new_context(viewport=SCREENS[screen], color_scheme=scheme)
+    tab, faults = context.new_page(), []
+    tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
+    tab.on("requestfailed", lambda request: faults.extend(failure(request)))
+    tab.on("request", lambda request: faults.extend(elsewhere(request.url)))
+    tab.on("console", lambda said: faults.extend(complaint(said)))
+    try:
+        yield tab, faults
+    finally:
+        context.close()
+
+
+def elsewhere(url):
+    local = urlsplit(url).hostname == "127.0.0.1" or url.startswith("data:")
+    return [] if local else [f"asked for {url}"]
+
+
+def failure(request):
+    left = request.failure == "net::ERR_ABORTED"  # by leaving the page, which is no fault of it
+    return [] if left else [f"{request.failure}: {request.url}"]
+
+
+def complaint(said):
+    loud = said.type in ("error", "warning")
+    return [f"{said.text} ({said.location['url']})"] if loud else []
+
+
+def visit(tab, url):
+    tab.goto(url, wait_until="load")
+    tab.evaluate("() => window.MathJax?.startup?.promise")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
+    """No overflow, broken picture, console error or foreign request, on any page."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for path in sorted(set(pages) - {site / "index.html"}):
+        page = path.relative_to(site).with_suffix("").as_posix()
+        with opened(browser, screen, scheme) as (tab, faults):
+            visit(tab, f"{address}/{page}.html")
+            faults += tab.evaluate(FAULTS)
+            assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+            name = f"{page.replace('/', '-')}-{screen}-{scheme}"
+            tab.screenshot(path=SCREENSHOTS / f"{name}.png")
+            for anchor in SHOWN.get(page, ()):
+                tab.evaluate("id => document.querySelector(id).scrollIntoView()", anchor)
+                tab.screenshot(path=SCREENSHOTS / f"{name}-{anchor[1:]}.png")
+            if faults:
+                found[page] = faults
+    assert not found
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("screen", SCREENS)
+def test_search_finds_and_leads_to_it(browser, address, screen):
+    with opened(browser, screen) as (tab, faults):
+        tab.goto(f"{address}/index.html")
+        tab.wait_for_url("**/README.html")  # where index.html sends its reader
+        tab.locator(".search-button__button:visible, .search-button:visible").first.click()
+        tab.locator("#pst-search-dialog input[type=search]").fill("straight-through estimator")
+        tab.keyboard.press("Enter")
+        hit = tab.locator("#search-results a", has_text="Building a VQ-VAE").first
+        hit.wait_for()
+        tab.screenshot(path=SCREENSHOTS / f"search-{screen}.png")
+        hit.click()
+        tab.wait_for_url("**/02_vqvae_building.html*")
+        assert not faults
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("screen", SCREENS)
+def test_dark_mode_toggles_and_leaves_figures_as_they_are(browser, address, screen):
+    with opened(browser, screen) as (tab, faults):
+        visit(tab, f"{address}/notebooks/01_data_exploration.html")
+        brightness = {}
+        for theme in ("dark", "light"):
+            tab.locator(".theme-switch-button:visible").click()
+            tab.locator(f".theme-change-button[data-mode={theme}]:visible").click()
+            assert tab.evaluate("document.documentElement.dataset.theme") == theme
+            page = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            brightness[theme] = sum(map(float, re.findall(r"[\d.]+", page)[:3])) / 3
+            picture = "getComputedStyle(document.querySelector('figure img'))"
+            assert tab.evaluate(f"{picture}.filter") == "none"
+            if theme == "dark":
+                assert tab.evaluate(f"{picture}.backgroundColor") == "rgb(255, 255, 255)"
+        assert brightness["dark"] < 60 and brightness["light"] > 200
+        assert not faults
+
+
+@pytest.mark.browser
+def test_the_menu_opens_on_a_phone(browser, address):
+    with opened(browser, "phone") as (tab, faults):
+        visit(tab, f"{address}/README.html")
+        link = tab.get_by_role("link", name="2. Building a VQ-VAE")
+        assert not link.is_visible()
+        tab.locator(".primary-toggle:visible").click()
+        link.wait_for()
+        tab.wait_for_timeout(400)  # the menu slides in
+        tab.screenshot(path=SCREENSHOTS / "menu-phone.png")
+        link.click()
+        tab.wait_for_url("**/02_vqvae_building.html")
+        assert not faults
