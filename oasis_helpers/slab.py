@@ -2,12 +2,13 @@
 
 **The slab.** Slice K = 0 ... 31 lies K mm above the plane through both commissures, in Talairach
 space, 1 mm a pixel, the back of the head at the top and its right side on the left. That is where
-the slices of the public copies lie. The MNI152 template, fitted to the mean of 180 subjects'
-slices (scales, pitch and shift free), has its anterior commissure at voxel (86.6, 122.7, 74.9) of
-their 176 x 208 x 176 frame, and its posterior one at height 74.9 too. T88_111's grid, that of
-711-2B atlas images (4dfp centre 89 -85 -101, counted from 1 from the far ends), has Talairach's
-origin at (87, 123, 75). The sides follow from the heads: on average the frontal lobe reaches
-further on the left of these pictures and the occipital lobe on their right.
+the slices of the public copies lie: the MNI152 template, fitted to the mean of 180 subjects' slices
+(scales, pitch and shift free), has its commissures (MNI 0, 3, -4.5 and 0, -25, -2.5 mm) at the
+height of slice 0.0 and 0.0, the anterior one at column 86.6 and row 122.8 of 176 x 208. In T88_111
+volumes Talairach's origin is voxel (87, 123, 75): their grid is that of 711-2B atlas images, whose
+4dfp centre is 89 -85 -101 mm, counted from 1 and from the other ends. Two of these three numbers
+can be compared with the fit. The sides follow from the heads: on average the frontal lobe reaches
+further on the left of these pictures, and the occipital lobe on their right.
 
 **The frame.** The 176 x 208 voxels of a level lie in the middle of 256 x 256 pixels, unchanged.
 
