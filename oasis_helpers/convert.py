@@ -135,14 +135,18 @@ def convert(
     source, target = Path(source).expanduser(), Path(target).expanduser()
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, not {seed}.")
-    if target.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"{target} is inside of {source}; give a target outside of the source.")
     with contextlib.ExitStack() as opened:
         entries = _entries(source, opened)
         kind = _kind(source, entries)
-        jobs, remarks = _KINDS[kind](source, entries)
+        jobs, remarks, faults = _KINDS[kind](source, entries)
+        if faults:  # nothing is written, but one message is to tell all
+            raise SliceDataError(faults + _faults_of(jobs))
         if kind != "layout":
             jobs = _dealt(jobs, seed, splits)
+        elif splits is not None:
+            raise ValueError(f"{source} has splits of its own; leave {splits} out.")
         plan = _plan(source, kind, jobs, remarks)
         if _is_done(target, plan):
             return target
@@ -152,7 +156,6 @@ def convert(
                 parents=True, exist_ok=True
             )
         (unfinished / _RECORDS).mkdir(exist_ok=True)
-        faults = []
         for job in tqdm(jobs, f"converting {source.name}", unit="subject"):
             if _is_drawn(unfinished, job):
                 continue
@@ -166,6 +169,17 @@ def convert(
         raise SliceDataError(faults)
     _finish(unfinished, target, jobs)
     return target
+
+
+def _faults_of(jobs: list[Job]) -> list[str]:
+    """A sentence for each subject that can't be drawn; nothing is written."""
+    faults = []
+    for job in tqdm(jobs, "checking the rest", unit="subject"):
+        try:
+            job.draw()
+        except SliceDataError as error:
+            faults += error.faults
+    return faults
 
 
 def describe(target: Path) -> str:
@@ -197,7 +211,11 @@ def _entries(source: Path, opened: contextlib.ExitStack) -> list[Entry]:
             [f"{source}: not there; give a folder of OASIS slices or volumes, or their archive."]
         )
     found, faults = [], []
-    for folder, inner, files in os.walk(source):  # doesn't follow links to folders
+
+    def complain(error: OSError) -> None:
+        faults.append(f"{error.filename}: can't be listed ({error.strerror}); allow it to be read.")
+
+    for folder, inner, files in os.walk(source, onerror=complain):  # follows no links to folders
         inner.sort()
         for name in sorted(files):
             path = Path(folder, name)
@@ -291,7 +309,7 @@ def _kind(source: Path, entries: list[Entry]) -> str:
         )
     endings = Counter(Path(name).suffix.lower() for name in names)
     first = {Path(name).suffix.lower(): name for name in reversed(names)}
-    if any(name.endswith("/slice_norm.nii.gz") for name in names):
+    if any(name.endswith(("/norm.nii.gz", "/slice_norm.nii.gz")) for name in names):
         reason = (
             "neurite-oasis without aligned_norm.nii.gz; norm.nii.gz is not in atlas space and "
             "slice_norm.nii.gz is one coronal slice: get the 3-D archive, and unpack all of it"
@@ -319,8 +337,11 @@ def _kind(source: Path, entries: list[Entry]) -> str:
     raise SliceDataError([f"{source}: {reason}."])
 
 
-def _layout_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str]]:
-    """The course's layout: files are checked, then copied."""
+def _layout_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str], list[str]]:
+    """The course's layout: files are checked, then copied.
+
+    Returns, as the functions for the other kinds: jobs, remarks, and faults of what gives no job.
+    """
     prefixes = {match[1] for entry in entries if (match := _LAYOUT.match(entry.name))}
     if len(prefixes) > 1:
         raise SliceDataError(
@@ -342,7 +363,7 @@ def _layout_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[st
         Job(subject, "", tuple(files.values()), functools.partial(_copied, files), split)
         for (split, subject), files in of_subjects.items()
     ]
-    return jobs, [remark]
+    return jobs, [remark], []
 
 
 def _copied(files: dict[int, Entry]) -> tuple[list[Slice], str]:
@@ -377,39 +398,32 @@ def _layout_remark(layout: dict[str, dict], folder: Path) -> str:
     return "Orientation checked against the MNI152 template: back of the head at the top."
 
 
-def _t88_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str]]:
-    sessions, remarks = _first_sessions(entries, _T88)
-    faults = [
-        f"{next(iter(files.values())).name}: its .{missing} is missing; both are needed."
-        for files in sessions.values()
-        for missing in {"hdr", "img"} - set(files)
-    ]
-    if faults:
-        raise SliceDataError(faults)
+def _t88_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str], list[str]]:
+    sessions, remarks, faults = _first_sessions(entries, _T88)
+    jobs = []
+    for (subject, session), files in sessions.items():
+        if missing := {"hdr", "img"} - set(files):
+            (there,) = files.values()
+            faults.append(f"{there.name}: its .{missing.pop()} is missing; both are needed.")
+        else:
+            draw = functools.partial(_cut, slab.cut_t88, files["hdr"], files["img"])
+            jobs.append(Job(subject, f"MR{session}", tuple(files.values()), draw))
+    return jobs, remarks, faults
+
+
+def _neurite_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str], list[str]]:
+    sessions, remarks, faults = _first_sessions(entries, _NEURITE)
     jobs = [
-        Job(subject, f"MR{session}", tuple(files.values()), functools.partial(_cut_t88, **files))
+        Job(subject, f"MR{session}", (entry,), functools.partial(_cut, slab.cut_neurite, entry))
         for (subject, session), files in sessions.items()
+        for entry in files.values()
     ]
-    return jobs, remarks
+    return jobs, remarks, faults
 
 
-def _neurite_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str]]:
-    sessions, remarks = _first_sessions(entries, _NEURITE)
-    jobs = [
-        Job(
-            subject,
-            f"MR{session}",
-            tuple(files.values()),
-            functools.partial(_cut_neurite, *files.values()),
-        )
-        for (subject, session), files in sessions.items()
-    ]
-    return jobs, remarks
-
-
-def _picture_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str]]:
+def _picture_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[str], list[str]]:
     """Numbered pictures: the middle 32 of the numbers that most subjects have."""
-    sessions, remarks = _first_sessions(entries, _PICTURE)
+    sessions, remarks, faults = _first_sessions(entries, _PICTURE)
     of_sessions = {key: _first_scan(files) for key, files in sessions.items()}
     counts = Counter(number for numbers in of_sessions.values() for number in numbers)
     usual = sorted(number for number, n in counts.items() if 2 * n >= len(of_sessions))
@@ -418,7 +432,7 @@ def _picture_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[s
             [f"{source}: {len(usual)} numbers that most subjects have; expected 32 or more."]
         )
     chosen = usual[(len(usual) - SLICES_PER_SUBJECT) // 2 :][:SLICES_PER_SUBJECT]
-    faults, stacks = [], {}
+    stacks = {}
     for (subject, session), numbers in of_sessions.items():
         if missing := [number for number in chosen if number not in numbers]:
             faults.append(
@@ -427,8 +441,6 @@ def _picture_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[s
             )
         else:
             stacks[subject, session] = {number: numbers[number] for number in chosen}
-    if faults:
-        raise SliceDataError(faults)
     lie, remark = _picture_lie(list(stacks.values())[:LOOKED_AT])
     jobs = [
         Job(subject, f"MR{session}", tuple(files.values()), functools.partial(_framed, files, lie))
@@ -438,7 +450,7 @@ def _picture_jobs(source: Path, entries: list[Entry]) -> tuple[list[Job], list[s
         f"Pictures {chosen[0]} to {chosen[-1]}, the middle 32 numbers, in the scanner's frame: "
         "not the course's slab, so train weights of your own."
     )
-    return jobs, [*remarks, remark]
+    return jobs, [*remarks, remark], faults
 
 
 def _first_scan(files: dict[str, Entry]) -> dict[int, Entry]:
@@ -452,8 +464,9 @@ def _first_scan(files: dict[str, Entry]) -> dict[int, Entry]:
 
 def _first_sessions(
     entries: list[Entry], pattern: re.Pattern
-) -> tuple[dict[tuple[int, int], dict[str, Entry]], list[str]]:
-    """{(subject, session): {role: entry}} of each subject's first session, in the source's order.
+) -> tuple[dict[tuple[int, int], dict[str, Entry]], list[str], list[str]]:
+    """{(subject, session): {role: entry}} of each subject's first session, in the source's order,
+    a remark on others, and faults.
 
     A second session is the same person again: it would neither be an unseen subject nor fit into
     the layout, which has one set of 32 slices a subject.
@@ -466,17 +479,13 @@ def _first_sessions(
         files = sessions[subject, session]
         if role in files:
             faults.append(f"{entry.name}: the same as {files[role].name}; keep one.")
-        elif entry.size == 0:
-            faults.append(f"{entry.name}: the file is empty; download it again.")
         files.setdefault(role, entry)
-    if faults:
-        raise SliceDataError(faults)
     first = {}
     for subject, session in sessions:
         first[subject] = min(session, first.get(subject, session))
     kept = {key: files for key, files in sessions.items() if first[key[0]] == key[1]}
     repeats = len(sessions) - len(kept)
-    return kept, [f"{repeats} repeat sessions left out."] if repeats else []
+    return kept, [f"{repeats} repeat sessions left out."] if repeats else [], faults
 
 
 # The order of the keys is the order in which `_kind` names them.
@@ -490,14 +499,6 @@ _KINDS = {
 
 
 # ------------------------------------------------------------------------- from a source to slices
-
-
-def _cut_t88(hdr: Entry, img: Entry) -> tuple[list[Slice], str]:
-    return _cut(slab.cut_t88, hdr, img)
-
-
-def _cut_neurite(entry: Entry) -> tuple[list[Slice], str]:
-    return _cut(slab.cut_neurite, entry)
 
 
 def _cut(cutter: Callable, *files: Entry) -> tuple[list[Slice], str]:
@@ -767,6 +768,8 @@ def _rows(target: Path) -> list[dict]:
 
 
 def _content(entry: Entry) -> bytes:
+    if entry.size == 0:
+        raise SliceDataError([f"{entry.name}: the file is empty; download it again."])
     try:
         return entry.read()
     except _BROKEN as error:

@@ -261,13 +261,15 @@ def test_faults_of_all_volumes_in_one_pass(disc, volumes, tmp_path, monkeypatch)
     assert len(drawn) == 2, "what was whole is not made again"
     assert len(list((repaired / LAYOUT_FOLDER).rglob("*.png"))) == 128
     (source / f"{t88_name(2)}.img").unlink()
-    (source / f"{t88_name(98)}.hdr").write_bytes(b"")
-    assert "the file is empty" in faults(source, tmp_path / "other")[0]
     (source / f"{t88_name(98)}.hdr").unlink()
-    assert sorted(fault.split(": ")[1] for fault in faults(source, tmp_path / "other")) == [
-        "its .hdr is missing; both are needed.",
-        "its .img is missing; both are needed.",
-    ]
+    damaged[1].with_name("copy_" + damaged[1].name).write_bytes(b"")
+    (source / f"{t88_name(5)}.hdr").write_bytes(b"")
+    found = faults(source, tmp_path / "other")
+    assert len(found) == 4 and not list(tmp_path.glob("other*")), "of names and contents alike"
+    assert f"{t88_name(2)}.hdr: its .img is missing; both are needed." in found
+    assert f"{t88_name(98)}.img: its .hdr is missing; both are needed." in found
+    assert f"{t88_name(5)}.hdr: the file is empty; download it again." in found
+    assert any(fault.endswith("_t88_masked_gfc.img; keep one.") for fault in found)
 
 
 def test_slab_is_the_cohorts():
@@ -388,7 +390,7 @@ def test_pictures_that_are_missing_or_damaged(pictures, tmp_path):
     (pictures / "Mild Dementia" / "OAS1_0098_MR1_mpr-1_110.jpg").write_bytes(b"no JPEG")
     (pictures / "Mild Dementia" / "OAS1_0110_MR1_mpr-1_120.jpg").write_bytes(b"")
     found = faults(pictures, tmp_path / "slices")
-    assert len(found) == 1 and "OAS1_0110_MR1_mpr-1_120.jpg: the file is empty" in found[0]
+    assert len(found) == 2 and "not a readable image (no known format)" in found[0]
     (pictures / "Mild Dementia" / "OAS1_0110_MR1_mpr-1_120.jpg").write_bytes(b"no JPEG")
     found = faults(pictures, tmp_path / "slices")
     assert len(found) == 2 and all("not a readable image (no known format)" in f for f in found)
@@ -402,6 +404,7 @@ def test_pictures_that_are_missing_or_damaged(pictures, tmp_path):
         (["train/MildDemented/mildDem0.jpg"], "such as train/MildDemented/mildDem0.jpg) don't say"),
         (["Data/train-00000-of-00001.parquet"], "tables of slices"),
         (["OASIS_OAS1_0001_MR1/slice_norm.nii.gz"], "one coronal slice: get the 3-D archive"),
+        (["OASIS_OAS1_0001_MR1/norm.nii.gz"], "norm.nii.gz is not in atlas space"),
         (["a/OAS1_0001_MR1_mpr_n4_anon_111_t88_gfc.hdr"], "with the skull"),
         (["notes.txt"], "1 files, none of them known; expected keras_png_slices_data/"),
         ([], "0 files, none of them known"),
@@ -569,6 +572,26 @@ def test_archives_that_are_none(tmp_path):
     path.write_bytes(b"moved to another address")
     assert "not a readable archive" in faults(path, tmp_path / "target")[0]
     assert "not there; give a folder" in faults(tmp_path / "nowhere", tmp_path / "target")[0]
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert "not there; give a folder" in faults(loop, tmp_path / "target")[0]
+
+
+def test_links_that_go_in_circles(cohort_root, tmp_path):
+    source = tmp_path / "source"
+    for name, content in layout_of(cohort_root, 1).items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(content)
+    (source / "circle").symlink_to(source)
+    made = convert.convert(source, tmp_path / "target")
+    assert len(list(made.rglob("*.nii.png"))) == 96
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_folder_that_may_not_be_read(tmp_path):
+    (tmp_path / "source" / "closed").mkdir(parents=True)
+    (tmp_path / "source" / "closed").chmod(0)
+    assert "closed: can't be listed" in faults(tmp_path / "source", tmp_path / "target")[0]
 
 
 # ----------------------------------------------------------------------------- the deal, the target
@@ -631,6 +654,8 @@ def test_targets_are_never_overwritten(cohort_root, tmp_path):
     assert (mine / "thesis.txt").read_text() == "all of it"
     with pytest.raises(ValueError, match="is inside of"):
         convert.convert(mine, mine / "slices")
+    with pytest.raises(ValueError, match="has splits of its own"):
+        convert.convert(path, tmp_path / "new", splits=path)
     with pytest.raises(ValueError, match="seed must be 0 or more"):
         convert.convert(path, tmp_path / "new", seed=-1)
 
