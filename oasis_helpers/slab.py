@@ -87,7 +87,7 @@ def cut_t88(header: bytes, image: bytes) -> tuple[np.ndarray, str]:
     voxels = _voxels(lambda: nibabel.AnalyzeImage.from_file_map(files))
     if sorted(voxels.shape) != sorted(SHAPE):
         raise UnusableVolume(f"{by(voxels.shape)} voxels; expected {by(SHAPE)} (T88_111)")
-    pose = _pose(voxels, _t88_template())
+    pose = _pose(voxels, _t88_template)
     voxels = np.flip(voxels.transpose(pose.axes), pose.flipped)
     if voxels.shape != SHAPE or max(map(abs, pose.shift)) > REACH:
         raise UnusableVolume(
@@ -126,7 +126,7 @@ def cut_neurite(packed: bytes) -> tuple[np.ndarray, str]:
     voxels = _voxels(load)
     if max(voxels.shape) > FRAME:
         raise UnusableVolume(f"{by(voxels.shape)} voxels; expected 160 x 224 x 192")
-    pose = _pose(voxels, _mni_template())
+    pose = _pose(voxels, _mni_template)
     if pose.axes != (0, 1, 2) or pose.flipped:
         raise UnusableVolume("the brain doesn't lie as the header says; get the archive again")
     shift = _fine_shift(voxels)
@@ -232,12 +232,12 @@ class Pose(NamedTuple):
     shift: tuple[int, int, int]
 
 
-def _pose(voxels: np.ndarray, template: np.ndarray) -> Pose:
+def _pose(voxels: np.ndarray, template: Callable[[], np.ndarray]) -> Pose:
     """The pose in which a brain resembles the template most, of the 24 that don't differ by left
     and right: a brain is too symmetric to tell these apart."""
     shape = (FRAME // COARSE,) * 3
-    fixed = fft.rfftn(_contrast(downscale_local_mean(template, (COARSE,) * 3)), shape)
-    coarse = _contrast(downscale_local_mean(voxels, (COARSE,) * 3))
+    fixed = fft.rfftn(_reduced_template(template, COARSE), shape)
+    coarse = _reduced(voxels, COARSE)
     found = []
     for axes in itertools.permutations(range(3)):
         for flipped in ((), (1,), (2,), (1, 2)):
@@ -255,6 +255,16 @@ def _pose(voxels: np.ndarray, template: np.ndarray) -> Pose:
     return found[0][1]
 
 
+def _reduced(voxels: np.ndarray, cell: int) -> np.ndarray:
+    """Means of cells of `cell` voxels a side, as `_contrast`."""
+    return _contrast(downscale_local_mean(voxels, (cell,) * 3))
+
+
+@functools.cache
+def _reduced_template(template: Callable[[], np.ndarray], cell: int) -> np.ndarray:
+    return _reduced(template(), cell)
+
+
 def _contrast(voxels: np.ndarray) -> np.ndarray:
     """Tissue against tissue, of unit norm: 0 outside the brain and 0 on average inside it, so that
     a correlation isn't that of two outlines."""
@@ -268,8 +278,7 @@ def _contrast(voxels: np.ndarray) -> np.ndarray:
 def _fine_shift(voxels: np.ndarray) -> np.ndarray:
     """mm (left, front, up) by which a brain is moved to lie over the MNI152 template."""
     pair = np.zeros((2, *(FRAME // 2,) * 3), np.float32)
-    for grid, brain in zip(pair, (_mni_template(), voxels)):
-        half = _contrast(downscale_local_mean(brain, (2, 2, 2)))
+    for grid, half in zip(pair, (_reduced_template(_mni_template, 2), _reduced(voxels, 2))):
         grid[tuple(slice(n) for n in half.shape)] = half
     return 2 * phase_cross_correlation(*pair, upsample_factor=8, normalization=None)[0]
 
