@@ -26,7 +26,6 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from oasis_helpers.data import (
     LAYOUT_FOLDER,
     SLICES_PER_SUBJECT,
     SPLITS,
+    UNREADABLE,
     SliceDataError,
     check_layout,
 )
@@ -61,17 +61,7 @@ _LAYOUT = re.compile(rf"(.*?)keras_png_slices_(?:{'|'.join(SPLITS)})/")
 _T88 = re.compile(r"OAS1_(\d{4})_MR(\d+)_[^/]*_t88_masked_gfc\.(hdr|img)$")
 _NEURITE = re.compile(r"OASIS_OAS1_(\d{4})_MR(\d+)/aligned_norm\.(nii\.gz)$")
 _PICTURE = re.compile(r"OAS1_(\d{4})_MR(\d+)_(mpr-?\d+_\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
-_BROKEN = (  # what reading a file, a member of an archive or a picture raises
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,  # encrypted, or packed in a way that this Python lacks
-    SyntaxError,
-    zlib.error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    Image.DecompressionBombError,
-)
+_BROKEN = (*UNREADABLE, tarfile.TarError)
 
 
 class Entry(NamedTuple):

@@ -33,10 +33,7 @@ LAYOUT_FOLDER = "keras_png_slices_data"
 BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
 CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-_NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
-_FAULTS_SHOWN = 20
-_UNREADABLE = (  # what reading a picture raises, be it a file or a member of a zip archive
+UNREADABLE = (  # what reading a picture raises, be it a file or a member of a zip archive
     OSError,
     SyntaxError,
     ValueError,
@@ -46,6 +43,9 @@ _UNREADABLE = (  # what reading a picture raises, be it a file or a member of a 
     zlib.error,
     Image.DecompressionBombError,
 )
+
+_NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
+_FAULTS_SHOWN = 20
 
 Box = tuple[int, int, int]  # top, left, side of a square, in source pixels
 
@@ -305,7 +305,7 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
             return np.asarray(picture), None
     except UnidentifiedImageError:
         reason = "no known format" if content else "the file is empty"
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error)
     return None, f"{path}: not a readable image ({reason}); copy or download it again."
 
