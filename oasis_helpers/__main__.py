@@ -21,6 +21,7 @@ from nbconvert import HTMLExporter
 from PIL import Image
 
 from oasis_helpers import ladders, metrics, plotting, sample_codes, series
+from oasis_helpers.convert import convert, describe
 from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 
 NOTEBOOKS = REPOSITORY / "notebooks"
@@ -298,6 +299,11 @@ def main() -> None:
     score = commands.add_parser("score", help="measure a set of weights anew")
     for command in (train, score):
         command.add_argument("name", choices=sorted(series.RECIPES))
+    other = commands.add_parser("convert", help="make a folder of slices of your own OASIS")
+    other.add_argument("source", help="slices, volumes or pictures: a folder, zip or tar archive")
+    other.add_argument("target", help="the folder to make")
+    other.add_argument("--seed", type=int, default=0, help="of the split by subject (0)")
+    other.add_argument("--splits", help="a CSV with columns case and split, instead of a seed")
     arguments = parser.parse_args()
     if named := os.environ.get("OASIS_DATA_DIR"):  # kernels run in another folder
         os.environ["OASIS_DATA_DIR"] = str(Path(named).expanduser().resolve())
@@ -308,6 +314,12 @@ def main() -> None:
         print(json.dumps(shown, indent=2))
     elif arguments.command == "ladder":
         ladder(arguments.kind)
+    elif arguments.command == "convert":
+        try:
+            made = convert(arguments.source, arguments.target, arguments.seed, arguments.splits)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+        print(describe(made))
     else:
         {"run": run, "refresh": refresh, "results": results, "features": features}[
             arguments.command

@@ -13,14 +13,18 @@ index (0 = midbrain level ... 31 = top of the ventricles) come from the name.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
+import zipfile
+import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 SPLITS = ("train", "validate", "test")
@@ -29,6 +33,16 @@ LAYOUT_FOLDER = "keras_png_slices_data"
 BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
 CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
 REPOSITORY = Path(__file__).resolve().parents[1]
+UNREADABLE = (  # what reading a picture raises, be it a file or a member of a zip archive
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # encrypted, or packed in a way that this Python lacks
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 _NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
 _FAULTS_SHOWN = 20
@@ -169,8 +183,47 @@ def brain_box(root: str | Path) -> Box:
     return top, left, side
 
 
+def check_layout(folder: Path | zipfile.Path) -> dict[str, dict[tuple[int, int], Path]]:
+    """Opens every file of every split, and refuses the lot with all faults in one pass.
+
+    Args:
+        folder: the folder that holds `keras_png_slices_train/` and the other splits; may be
+            inside a zip archive.
+
+    Returns:
+        {split: {(subject, slice index): path}}, each sorted naturally.
+
+    Raises:
+        SliceDataError: with one sentence for every fault in any split.
+    """
+    layout, faults = {}, []
+    for split in SPLITS:
+        try:
+            files, wrong = _list_split(folder, split)
+        except SliceDataError as error:
+            faults += error.faults
+            continue
+        if not files and not wrong:
+            wrong = [_empty(folder, split)]
+        layout[split] = dict(sorted(files.items()))
+        faults += wrong + _open_all(list(layout[split].values()))[1]
+    for number, (split, files) in enumerate(layout.items()):
+        subjects = {subject for subject, _ in files}
+        faults += _shared_subjects(folder, split, subjects, list(layout)[number + 1 :])
+    if faults:
+        raise SliceDataError(faults)
+    return layout
+
+
 def _layout_folder(root: str | Path) -> Path:
     root = Path(root)
+    if root.is_file():
+        raise SliceDataError(
+            [
+                f"{root}: this is a file, not a folder; make a folder of slices of an archive "
+                f"with: python -m oasis_helpers convert {root} FOLDER"
+            ]
+        )
     if not root.is_dir():
         raise SliceDataError(
             [f"{root}: this folder is missing; give the one that holds {LAYOUT_FOLDER}/."]
@@ -185,15 +238,17 @@ def _checked_files(folder: Path, split: str) -> dict[tuple[int, int], Path]:
     With a fault among the names, the pictures are opened too, so that one message tells all.
     """
     files, faults = _list_split(folder, split)
-    faults += _shared_subjects(folder, split, {subject for subject, _ in files})
+    faults += _shared_subjects(folder, split, {subject for subject, _ in files}, SPLITS)
     if faults:
         raise SliceDataError(faults + _open_all(list(files.values()))[1])
     if not files:
-        folder = folder / f"keras_png_slices_{split}"
-        raise SliceDataError(
-            [f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."]
-        )
+        raise SliceDataError([_empty(folder, split)])
     return dict(sorted(files.items()))
+
+
+def _empty(folder: Path, split: str) -> str:
+    folder = folder / f"keras_png_slices_{split}"
+    return f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."
 
 
 def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
@@ -204,7 +259,7 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
             [f"{folder}: this folder is missing; the {split} split is expected there."]
         )
     files, faults = {}, []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
         if path.name.startswith("."):
             continue
         match = _NAME.fullmatch(path.name)
@@ -221,10 +276,12 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
     return files, faults
 
 
-def _shared_subjects(folder: Path, split: str, subjects: set[int]) -> list[str]:
+def _shared_subjects(
+    folder: Path, split: str, subjects: set[int], others: Iterable[str]
+) -> list[str]:
     """A subject in two splits makes every score on unseen subjects a lie: a sentence for each."""
     faults = []
-    for other in SPLITS:
+    for other in others:
         other_folder = folder / f"keras_png_slices_{other}"
         if other == split or not other_folder.is_dir():
             continue
@@ -241,12 +298,16 @@ def _shared_subjects(folder: Path, split: str, subjects: set[int]) -> list[str]:
 def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
     """One picture as uint8 (height, width), or the sentence that says why not."""
     try:
-        with Image.open(path) as picture:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
             if picture.mode != "L":
                 return None, f"{path}: mode {picture.mode}; expected 8-bit grey (mode L)."
             return np.asarray(picture), None
-    except (OSError, SyntaxError, ValueError) as error:
-        return None, f"{path}: not a readable image ({error}); copy or download it again."
+    except UnidentifiedImageError:
+        reason = "no known format" if content else "the file is empty"
+    except UNREADABLE as error:
+        reason = str(error)
+    return None, f"{path}: not a readable image ({reason}); copy or download it again."
 
 
 def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
