@@ -365,8 +365,7 @@ def _copied(files: dict[int, Entry]) -> tuple[list[Slice], str]:
 
 
 def _layout_remark(layout: dict[str, dict], folder: Path) -> str:
-    """How the slices lie, as far as that can be told; other ways up than the course's are
-    refused."""
+    """How the slices lie, as far as that can be told; another way up is refused."""
     by_subject = defaultdict(dict)
     for (subject, index), path in layout["train"].items():
         by_subject[subject][index] = path
@@ -455,11 +454,10 @@ def _first_scan(files: dict[str, Entry]) -> dict[int, Entry]:
 def _first_sessions(
     entries: list[Entry], pattern: re.Pattern
 ) -> tuple[dict[tuple[int, int], dict[str, Entry]], list[str], list[str]]:
-    """{(subject, session): {role: entry}} of each subject's first session, in the source's order,
-    a remark on others, and faults.
+    """{(subject, session): {role: entry}} of first sessions; a remark on others; faults.
 
-    A second session is the same person again: it would neither be an unseen subject nor fit into
-    the layout, which has one set of 32 slices a subject.
+    In the source's order. A second session is the same person again: it would neither be an unseen
+    subject nor fit into the layout, which has one set of 32 slices a subject.
     """
     sessions, faults = defaultdict(dict), []
     for entry in entries:

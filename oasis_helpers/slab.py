@@ -224,8 +224,11 @@ def _grey(levels: np.ndarray) -> np.ndarray:
 
 
 class Pose(NamedTuple):
-    """How a volume lies: `np.flip(volume.transpose(axes), flipped)` lies as the template does, and
-    moved by `shift` (mm: left, front, up) it lies over it."""
+    """How a volume lies.
+
+    `np.flip(volume.transpose(axes), flipped)` lies as the template does, and moved by `shift`
+    (mm: left, front, up) it lies over it.
+    """
 
     axes: tuple[int, int, int]
     flipped: tuple[int, ...]
@@ -233,8 +236,10 @@ class Pose(NamedTuple):
 
 
 def _pose(voxels: np.ndarray, template: Callable[[], np.ndarray]) -> Pose:
-    """The pose in which a brain resembles the template most, of the 24 that don't differ by left
-    and right: a brain is too symmetric to tell these apart."""
+    """The pose in which a brain resembles the template most.
+
+    Of the 24 that don't differ by left and right: a brain is too symmetric to tell these apart.
+    """
     shape = (FRAME // COARSE,) * 3
     fixed = fft.rfftn(_reduced_template(template, COARSE), shape)
     coarse = _reduced(voxels, COARSE)
@@ -266,8 +271,10 @@ def _reduced_template(template: Callable[[], np.ndarray], cell: int) -> np.ndarr
 
 
 def _contrast(voxels: np.ndarray) -> np.ndarray:
-    """Tissue against tissue, of unit norm: 0 outside the brain and 0 on average inside it, so that
-    a correlation isn't that of two outlines."""
+    """Tissue against tissue, of unit norm.
+
+    0 outside the brain and 0 on average inside it: a correlation then isn't that of two outlines.
+    """
     brain = voxels > BRAIN * voxels.max()
     if not brain.any():
         return np.zeros(voxels.shape, np.float32)
@@ -307,8 +314,10 @@ def _t88_template() -> np.ndarray:
 
 
 def _t88_to_mni() -> np.ndarray:
-    """Affine (4, 4) from a voxel of T88_111 to one of `_mni_template`: that of the cohort's slab,
-    which was fitted to real slices."""
+    """Affine (4, 4) from a voxel of T88_111 to one of `_mni_template`.
+
+    It is that of the cohort's slab, which was fitted to real slices.
+    """
     cos, sin = np.cos(SLAB_PITCH), np.sin(SLAB_PITCH)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) * SLAB_SPACING
