@@ -158,7 +158,9 @@ _SHARP = replace(
 
 RECIPES = {
     "oasis1-faithful": _FAITHFUL,
-    "oasis1": replace(_SHARP, drawing=Schedule(3400, 64, 2e-3), seed=1),
+    "oasis1": replace(
+        _SHARP, sharpening=Schedule(2304, 32, 1e-3), drawing=Schedule(3400, 64, 2e-3), seed=1
+    ),
     "oasis1-10x10": replace(
         _SHARP,
         crop=None,
