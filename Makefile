@@ -13,13 +13,17 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test lab train score ladder results refresh lock
+.PHONY: run test test-long lab train score ladder results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest
+
+# Twenty kills of a training, ten thousand maps, two of everything at once.
+test-long: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m long tests
 
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks

@@ -236,7 +236,7 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
 
 def _listed(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())
+        return sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise SliceDataError(
             [f"{folder}: this folder can't be read ({error.strerror}); allow reading it."]
@@ -267,7 +267,7 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
             if picture.mode != "L":
                 return None, f"{path}: mode {picture.mode}; expected 8-bit grey (mode L)."
             return np.asarray(picture), None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return None, f"{path}: not a readable image ({error}); copy or download it again."
 
 
@@ -365,5 +365,8 @@ def written_beside(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk doesn't say which file it was
+        raise
     finally:
         beside.unlink(missing_ok=True)

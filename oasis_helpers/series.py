@@ -257,6 +257,7 @@ class Checkpoint(keras.callbacks.Callback):
 
         Warns of a file that can't be read and takes the one before it.
         """
+        model.optimizer.build(model.trainable_variables)
         for left in self.latest.parent.glob(f".*-{self.latest.name}"):
             left.unlink()  # half written when a training was killed
         for file in (self.latest, self.earlier):
@@ -269,7 +270,6 @@ class Checkpoint(keras.callbacks.Callback):
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 warnings.warn(f"{file} is damaged; going on from before it.", stacklevel=3)
                 continue
-            model.optimizer.build(model.trainable_variables)
             for number, variable in enumerate(self._state(model)):
                 variable.assign(parts[f"state {number}"])
             self.history = facts["history"]
@@ -337,6 +337,7 @@ def _fit(
             batches,
             initial_epoch=checkpoint.restore(model) if checkpoint else 0,
             epochs=epochs,
+            shuffle=False,  # that is done by `Batches`
             validation_data=validation_data,
             validation_batch_size=schedule.batch,
             callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
@@ -534,8 +535,8 @@ def load_pretrained(name: str) -> Pretrained:
             f"There are no weights named {name!r} in {WEIGHTS}; there are: "
             f"{', '.join(known) or 'none yet'}. `make train NAME={name}` makes them."
         )
-    vqvae, prior = load_stages(folder)
     scores, history = read_json(folder / "scores.json"), read_json(folder / "history.json")
+    vqvae, prior = load_stages(folder)
     _refuse_other_scores(folder, vqvae, scores, history)
     return Pretrained(vqvae, prior, scores, history)
 
