@@ -1,6 +1,6 @@
 """Trainings that are killed, interrupted, repeated or doubled; long use without growth.
 
-Run as a script this file is one such training: `test_survival.py FOLDER EPOCHS`.
+Run as a script this file is one such training: `test_survival.py FOLDER EPOCHS compiled|plain`.
 """
 
 import dataclasses
@@ -54,8 +54,16 @@ def lasting(epochs: int) -> series.Recipe:
     return dataclasses.replace(RECIPE, fitting=schedule, drawing=schedule)
 
 
-def train_in(folder: Path, epochs: int) -> None:
-    """The whole of `train_weights` but for the scores, with all its files in a folder."""
+def train_in(folder: Path, epochs: int, compiled: bool) -> None:
+    """The whole of `train_weights` but for the scores, with all its files in a folder.
+
+    Compiled, as it is done, the prior's first step takes longer than all of the rest.
+    """
+    as_it_is = keras.Model.compile
+    if not compiled:
+        keras.Model.compile = lambda *model, jit_compile=False, **how: as_it_is(
+            *model, jit_compile=False, **how
+        )
     series.RECIPES["tiny"] = lasting(epochs)
     series.WEIGHTS, series.WORK = folder / "weights", folder / "work"
     series._splits_for = lambda name: {split: noisy_discs(split) for split in COUNTS}
@@ -66,9 +74,9 @@ def train_in(folder: Path, epochs: int) -> None:
 # ------------------------------------------------------------------------------------- killed
 
 
-def started(folder: Path, epochs: int) -> subprocess.Popen:
+def started(folder: Path, epochs: int, how: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, __file__, str(folder), str(epochs)],
+        [sys.executable, __file__, str(folder), str(epochs), how],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -95,17 +103,17 @@ def weights_and_curves(folder: Path) -> tuple[list[np.ndarray], dict]:
     return [*vqvae.get_weights(), *prior.get_weights()], history
 
 
-def survive(folder: Path, kills: int, epochs: int, seed: int) -> None:
+def survive(folder: Path, kills: int, epochs: int, seed: int, how: str) -> None:
     """Kills one training again and again, and holds its end against one never killed."""
     chance, done = random.Random(seed), []
-    undisturbed = started(folder / "undisturbed", epochs)
+    undisturbed = started(folder / "undisturbed", epochs, how)
     while len(done) < kills:
         # The first line of a process tells that its first epoch is kept.
         lines, seconds = chance.choice((1, 1, 2)), chance.uniform(0, 0.6)
-        if not killed_after(started(folder / "killed", epochs), lines, seconds):
+        if not killed_after(started(folder / "killed", epochs, how), lines, seconds):
             break  # it had come to its end: what follows is the training of another one
         done.append((lines, round(seconds, 3)))
-    ending = started(folder / "killed", epochs)
+    ending = started(folder / "killed", epochs, how)
     for training in (ending, undisturbed):
         told = training.communicate()
         assert training.returncode == 0, told[1]
@@ -120,12 +128,12 @@ def survive(folder: Path, kills: int, epochs: int, seed: int) -> None:
 
 
 def test_a_training_killed_three_times_ends_with_the_same_weights(tmp_path):
-    survive(tmp_path, kills=3, epochs=3, seed=0)
+    survive(tmp_path, kills=3, epochs=3, seed=0, how="plain")
 
 
 @pytest.mark.long
 def test_a_training_killed_twenty_times_ends_with_the_same_weights(tmp_path):
-    survive(tmp_path, kills=20, epochs=16, seed=1)
+    survive(tmp_path, kills=20, epochs=16, seed=1, how="compiled")
 
 
 # --------------------------------------------------------------- one process, every moment
@@ -311,12 +319,12 @@ def test_the_same_weights_are_trained_by_one_process_at_a_time(tmp_path):
 
 @pytest.mark.long
 def test_two_trainings_of_the_same_weights_at_once(tmp_path):
-    both = [started(tmp_path / "two", 6) for _ in range(2)]
+    both = [started(tmp_path / "two", 6, "compiled") for _ in range(2)]
     told = [training.communicate() for training in both]
     codes = sorted(training.returncode for training in both)
     assert codes == [0, 1], told
     assert any("BlockingIOError: Another process is training 'tiny'" in text for _, text in told)
-    alone = started(tmp_path / "one", 6)
+    alone = started(tmp_path / "one", 6, "compiled")
     alone.communicate()
     (here, _), (there, _) = (weights_and_curves(tmp_path / name) for name in ("two", "one"))
     for one, other in zip(here, there, strict=True):
@@ -415,4 +423,4 @@ def test_fifty_times_loading_and_releasing_weights_holds_no_memory():
 
 
 if __name__ == "__main__":
-    train_in(Path(sys.argv[1]), int(sys.argv[2]))
+    train_in(Path(sys.argv[1]), int(sys.argv[2]), compiled=sys.argv[3] == "compiled")
