@@ -413,8 +413,9 @@ def main() -> None:
     try:
         _follow(arguments)
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "Interrupted; give the same command to start it again.", file=sys.stderr)
-        sys.exit(130)
+        told = str(interrupt) or "Interrupted; give the same command to start it again."
+        print(f"\n{told}", file=sys.stderr)
+        sys.exit(130)  # as shells do for Ctrl-C
     except (ValueError, OSError) as error:
         if sentence := sentence_of(error):
             sys.exit(sentence)

@@ -256,6 +256,9 @@ class Checkpoint(keras.callbacks.Callback):
         """Brings a compiled model to the last state that was kept; returns the epoch to train.
 
         Warns of a file that can't be read and takes the one before it.
+
+        Raises:
+            ValueError: when what was kept is of another model.
         """
         model.optimizer.build(model.trainable_variables)
         for left in self.latest.parent.glob(f".*-{self.latest.name}"):
@@ -270,8 +273,14 @@ class Checkpoint(keras.callbacks.Callback):
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 warnings.warn(f"{file} is damaged; going on from before it.", stacklevel=3)
                 continue
-            for number, variable in enumerate(self._state(model)):
-                variable.assign(parts[f"state {number}"])
+            variables = self._state(model)
+            values = [value for name, value in parts.items() if name.startswith("state")]
+            if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
+                raise ValueError(
+                    f"{file} holds the state of another model; remove {file.parent} to train anew."
+                )
+            for variable, value in zip(variables, values):
+                variable.assign(value)
             self.history = facts["history"]
             self.best = [parts[f"best {number}"] for number in range(facts["best"])]
             return facts["epoch"]
@@ -294,6 +303,7 @@ class Checkpoint(keras.callbacks.Callback):
                 os.replace(self.latest, self.earlier)
 
     def on_epoch_end(self, epoch, logs=None):
+        # Held against the curves, so that a resumed training decides as one never interrupted.
         best = min(self.history.get(self.monitor, []), default=np.inf)
         for name, value in {"epoch": epoch, **logs}.items():
             self.history.setdefault(name, []).append(float(f"{float(value):.5g}"))

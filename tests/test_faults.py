@@ -175,7 +175,7 @@ def no_folder(house):
     return lambda: load_slices(house.slices / "nowhere", "train")
 
 
-@broken("case_002_slice_2.nii.png: this folder is missing; give the one")
+@broken("case_002_slice_2.nii.png: this")
 def file_for_a_folder(house):
     return lambda: load_slices(a_slice(house), "train")
 
@@ -534,6 +534,15 @@ def damaged_note_of_a_training(house):
     return lambda: series.train_weights("tiny")
 
 
+@broken("latest.npz holds the state of another model; remove")
+def checkpoint_of_another_model(house):
+    work = made(house.folder / "work" / "tiny")
+    np.savez(work / "latest.npz", facts='{"epoch": 1}', **{"state 0": np.zeros(3)})
+    prior = series.load_network(house.weights / "prior.keras")
+    prior.compile("adam")
+    return lambda: series.Checkpoint(work).restore(prior)
+
+
 def made(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
@@ -827,6 +836,18 @@ def test_a_command_ends_with_a_sentence_and_no_traceback():
     assert done.returncode == 1 and "Traceback" not in done.stderr
     told = done.stderr.strip().splitlines()[-1]
     assert_a_sentence(told, "The weights 'oasis1' need other data: set OASIS_DATA_DIR to")
+
+
+def test_an_interrupted_command_says_how_to_go_on(house, monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt(*told)
+
+    monkeypatch.setattr(series, "train_weights", interrupted)
+    for told, said in ((), "give the same command to start it again"), (("Go on",), "Go on"):
+        monkeypatch.setattr(sys, "argv", ["oasis_helpers", "train", "tiny"])
+        with pytest.raises(SystemExit) as ending:
+            commands.main()
+        assert ending.value.code == 130 and said in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_keeps_its_traceback(house, monkeypatch):
