@@ -13,6 +13,7 @@ index (0 = midbrain level ... 31 = top of the ventricles) come from the name.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import threading
@@ -344,8 +345,10 @@ def _cached(paths: list[Path], recipe: str, make) -> np.ndarray:
     array = make(paths)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(kept) as beside, open(beside, "wb") as file:
-            np.save(file, array, allow_pickle=False)
+        content = io.BytesIO()  # NumPy's own writing to files overlooks that a disk is full
+        np.save(content, array, allow_pickle=False)
+        with written_beside(kept) as beside:
+            beside.write_bytes(content.getvalue())
     except OSError as error:  # slower next time, but nothing is wrong with the slices
         warnings.warn(
             f"{kept.parent}: the resized slices can't be kept there ({error.strerror}), so they "
