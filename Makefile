@@ -25,6 +25,10 @@ test: $(VENV)/ready-dev
 check: $(VENV)/ready-dev
 	$(BIN)/pre-commit run --all-files
 
+# Twenty kills of a training, ten thousand maps, two of everything at once.
+test-long: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m long tests
+
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab notebooks
 

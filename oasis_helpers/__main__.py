@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -22,7 +26,13 @@ from PIL import Image
 
 from oasis_helpers import ladders, metrics, plotting, sample_codes, series
 from oasis_helpers.convert import convert, describe
-from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
+from oasis_helpers.data import (
+    REPOSITORY,
+    SLICES_PER_SUBJECT,
+    SPLITS,
+    SliceDataError,
+    written_beside,
+)
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
@@ -34,16 +44,31 @@ CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 def run() -> None:
     """Executes copies of the notebooks, makes pages and figures of them, prints the summary."""
+    print(f"Data: {_checked_data()}  profile: {series.profile()}", flush=True)
     folders = {kind: BUILD / kind for kind in ("notebooks", "html", "figures")}
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    print(f"Data: {series.data_root()}  profile: {series.profile()}", flush=True)
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         notebook = _executed(path, folders["notebooks"] / path.name)
         (folders["html"] / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
         _write_figures(notebook, folders["figures"], path.stem)
     print(summary())
+
+
+def _checked_data() -> Path:
+    """The folder in force, after all of it was read: better a fault now than in a notebook."""
+    root, faults = series.data_root(), []
+    models = series.load_pretrained(series.data_name())
+    for split in SPLITS:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of other test slices: at the end
+                models.load_slices(root, split)
+        except SliceDataError as error:
+            faults += error.faults
+    if faults:
+        raise SliceDataError(list(dict.fromkeys(faults)))
+    return root
 
 
 def refresh() -> None:
@@ -78,7 +103,8 @@ def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         print("failed")
         nbformat.write(notebook, written_to)
-        sys.exit(f"{path.name} stopped; {written_to} shows how far it came.\n{error}")
+        reason = getattr(error, "evalue", error)  # without the cell and its traceback
+        sys.exit(f"{path.name} stopped; {written_to} shows how far it came.\n{reason}")
     print(f"{time.perf_counter() - started:6.0f} s", flush=True)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # progress bars and start-up chatter say nothing later
@@ -173,7 +199,7 @@ def ladder(kind: str) -> None:
     if kind in at_once:
         found = at_once[kind]()
         file.parent.mkdir(parents=True, exist_ok=True)
-        series.write_bytes(file, f"{json.dumps(found, indent=1)}\n".encode())
+        series.write_json(file, found, indent=1)
         print(json.dumps(found, indent=1))
         return
     rungs = {
@@ -202,9 +228,8 @@ def results() -> None:
     titles = [f"slice {level}" for level in levels]
     figure = plotting.image_rows(np.split(slices, 3), [""] * 3, titles)
     picture = series.WEIGHTS / PICTURED / "generated.png"
-    beside = picture.with_suffix(".tmp.png")
-    figure.savefig(beside, dpi=110)
-    os.replace(beside, picture)
+    with written_beside(picture) as beside:
+        figure.savefig(beside, dpi=110)
     readme = REPOSITORY / "README.md"
     text = with_results(readme.read_text(encoding="utf-8"))
     series.write_bytes(readme, text.encode())
@@ -236,7 +261,7 @@ def results_table() -> str:
     )
     rows = [[name for name, _ in head], [dashes for _, dashes in head]]
     for path in sorted(series.WEIGHTS.glob("*/scores.json")):
-        scores = json.loads(path.read_text())
+        scores = series.read_json(path)
         test, prior, frame = scores["test"], scores.get("prior_test"), scores["frame"]
         rows.append(
             [
@@ -259,7 +284,7 @@ def results_table() -> str:
 def realism_table() -> str:
     """A Markdown table of sets of slices against test slices, from two `scores.json`."""
     ours, plain = (
-        json.loads((series.WEIGHTS / name / "scores.json").read_text())
+        series.read_json(series.WEIGHTS / name / "scores.json")
         for name in (PICTURED, f"{PICTURED}-reference")
     )
     sets = {
@@ -285,16 +310,65 @@ def realism_table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main() -> None:
-    """Does what the command line asks for."""
+def licences() -> None:
+    """Prints name, version and licence of everything that the lock installs on this system."""
+    rows = [("package", "version", "licence"), *locked_licences()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def locked_licences() -> list[tuple[str, str, str]]:
+    """(name, version, licence) of each installed package of `requirements.lock`.
+
+    The licence is as its metadata give it: an SPDX expression, else the classifiers, else the
+    "License" field where it is short, else the title of its licence file; "unknown" without any.
+    """
+    lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+    found = []
+    for name in dict.fromkeys(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)):
+        try:
+            package = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for other systems
+        found.append((name, package.version, licence_of(package)))
+    return found
+
+
+def licence_of(package: importlib.metadata.Distribution) -> str:
+    """What a package's metadata call its licence; see `locked_licences`."""
+    known = package.metadata
+    if expression := known.get("License-Expression"):
+        return expression
+    classifiers = [text for text in known.get_all("Classifier", []) if text.startswith("License")]
+    named = [text.split(" :: ")[-1] for text in classifiers]
+    free_text = known.get("License", "UNKNOWN").strip()
+    if not named and free_text != "UNKNOWN" and "\n" not in free_text:
+        named = [free_text]
+    if not named:
+        files = [file for file in package.files or () if file.name.startswith("LICEN")]
+        titles = [re.search(r"[^\n]*Licen[cs]e[^\n;(]*", file.read_text()) for file in files]
+        named = [title[0] for title in titles if title]
+    return ", ".join(" ".join(text.split()) for text in named) or "unknown"
+
+
+COMMANDS = {
+    "run": (run, "execute the series, make pages and figures"),
+    "refresh": (refresh, "execute the notebooks in place, on the cohort"),
+    "results": (results, "write README's results table anew"),
+    "features": (features, "train the network that judges drawn slices"),
+    "licences": (licences, "list what is installed, and under which licence"),
+}
+WRITES_PAGES = ("run", "refresh")
+
+
+def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m oasis_helpers", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="execute the series, make pages and figures")
-    commands.add_parser("refresh", help="execute the notebooks in place, on the cohort")
-    commands.add_parser("results", help="write README's results table anew")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text)
     compare = commands.add_parser("ladder", help="measure what the ideas are worth")
     compare.add_argument("kind", choices=LADDERS)
-    commands.add_parser("features", help="train the network that judges drawn slices")
     train = commands.add_parser("train", help="train a set of weights to the end, and score it")
     score = commands.add_parser("score", help="measure a set of weights anew")
     for command in (train, score):
@@ -304,26 +378,58 @@ def main() -> None:
     other.add_argument("target", help="the folder to make")
     other.add_argument("--seed", type=int, default=0, help="of the split by subject (0)")
     other.add_argument("--splits", help="a CSV with columns case and split, instead of a seed")
-    arguments = parser.parse_args()
-    if named := os.environ.get("OASIS_DATA_DIR"):  # kernels run in another folder
-        os.environ["OASIS_DATA_DIR"] = str(Path(named).expanduser().resolve())
+    return parser.parse_args()
+
+
+def _follow(arguments: argparse.Namespace) -> None:
     if arguments.command in ("train", "score"):
         weights = {"train": series.train_weights, "score": series.score_weights}
         scores = weights[arguments.command](arguments.name)
         shown = {part: scores[part] for part in ("test", "prior_test") if part in scores}
         print(json.dumps(shown, indent=2))
     elif arguments.command == "ladder":
-        ladder(arguments.kind)
+        with series.only_one(BUILD / "ladder", "climbing a ladder"):
+            ladder(arguments.kind)
     elif arguments.command == "convert":
-        try:
-            made = convert(arguments.source, arguments.target, arguments.seed, arguments.splits)
-        except (OSError, ValueError) as error:
-            sys.exit(str(error))
+        made = convert(arguments.source, arguments.target, arguments.seed, arguments.splits)
         print(describe(made))
+    elif arguments.command in WRITES_PAGES:
+        with series.only_one(BUILD, "executing the notebooks"):
+            COMMANDS[arguments.command][0]()
     else:
-        {"run": run, "refresh": refresh, "results": results, "features": features}[
-            arguments.command
-        ]()
+        COMMANDS[arguments.command][0]()
+
+
+def sentence_of(error: Exception) -> str | None:
+    """What to tell the user of an error; None for a bug of ours, whose traceback is needed.
+
+    Ours are sentences already; what the system says of a file is made one.
+    """
+    if isinstance(error, OSError) and error.errno:
+        place = error.filename or "A file"
+        return (
+            f"{place}: {error.strerror}; files are replaced whole, so nothing is half written: "
+            "mend that and give the same command again."
+        )
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return str(error) if raised_in.parent == Path(__file__).parent else None
+
+
+def main() -> None:
+    """Does what the command line asks for; ends with a sentence where that can't be done."""
+    arguments = _parsed()
+    if named := os.environ.get("OASIS_DATA_DIR"):  # kernels run in another folder
+        os.environ["OASIS_DATA_DIR"] = os.path.realpath(os.path.expanduser(named))
+    try:
+        _follow(arguments)
+    except KeyboardInterrupt as interrupt:
+        told = str(interrupt) or "Interrupted; give the same command to start it again."
+        print(f"\n{told}", file=sys.stderr)
+        sys.exit(130)  # as shells do for Ctrl-C
+    except (ValueError, OSError) as error:
+        if sentence := sentence_of(error):
+            sys.exit(sentence)
+        raise
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from oasis_helpers.data import (
     UNREADABLE,
     SliceDataError,
     check_layout,
+    written_beside,
 )
 
 PLAN, MANIFEST, MONTAGE = "conversion.json", "manifest.csv", "montage.png"
@@ -653,7 +654,7 @@ def _claimed(target: Path, plan: dict) -> Path:
 def _holds_something(path: Path) -> bool:
     """Whether there is more than a folder that is empty but for half-written files."""
     return path.is_file() or (
-        path.is_dir() and not all(inner.suffix == ".tmp" for inner in path.iterdir())
+        path.is_dir() and not all(inner.name.startswith(".") for inner in path.iterdir())
     )
 
 
@@ -771,7 +772,5 @@ def _digest(content: bytes) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Written beside and renamed, so that it is never seen half written."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with written_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")

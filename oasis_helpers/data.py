@@ -16,10 +16,13 @@ import hashlib
 import io
 import os
 import re
+import threading
+import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,9 +124,9 @@ def load_slices(
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if size < 8:
-        raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
-    if isinstance(crop, str) and crop != "brain":
+    if not isinstance(size, (int, np.integer)) or size < 8:
+        raise ValueError(f"size = {size!r}: expected a whole number of pixels, 8 or more.")
+    if crop not in (None, "brain") and not _is_box(crop):
         raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
     files = _checked_files(_layout_folder(root), split)
     if crop == "brain":
@@ -138,6 +141,13 @@ def load_slices(
         root=Path(root),
         crop=crop,
     )
+
+
+def _is_box(crop) -> bool:
+    whole_numbers = isinstance(crop, (tuple, list)) and all(
+        isinstance(number, (int, np.integer)) for number in crop
+    )
+    return whole_numbers and len(crop) == 3
 
 
 def with_mirrored(images: np.ndarray) -> np.ndarray:
@@ -259,7 +269,7 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
             [f"{folder}: this folder is missing; the {split} split is expected there."]
         )
     files, faults = {}, []
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    for path in _listed(folder):
         if path.name.startswith("."):
             continue
         match = _NAME.fullmatch(path.name)
@@ -271,9 +281,20 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
             faults.append(f"{path}: slice index {key[1]}; expected 0 to {SLICES_PER_SUBJECT - 1}.")
         elif key in files:
             faults.append(f"{path}: the same subject and slice as {files[key].name}; keep one.")
+        elif not path.is_file():
+            faults.append(f"{path}: a folder or a link that leads nowhere; expected a PNG file.")
         else:
             files[key] = path
     return files, faults
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise SliceDataError(
+            [f"{folder}: this folder can't be read ({error.strerror}); allow reading it."]
+        ) from None
 
 
 def _shared_subjects(
@@ -285,7 +306,7 @@ def _shared_subjects(
         other_folder = folder / f"keras_png_slices_{other}"
         if other == split or not other_folder.is_dir():
             continue
-        names = (_NAME.fullmatch(path.name) for path in other_folder.iterdir())
+        names = (_NAME.fullmatch(path.name) for path in _listed(other_folder))
         shared = subjects & {int(name[1]) for name in names if name}
         faults += [
             f"{folder}: subject {subject:03d} is in both {split} and {other}; "
@@ -381,9 +402,33 @@ def _cached(paths: list[Path], recipe: str, make) -> np.ndarray:
     except (OSError, ValueError, EOFError):
         pass  # not there yet, or damaged: made anew below
     array = make(paths)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    beside = kept.with_suffix(f".{os.getpid()}.tmp")
-    with open(beside, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-    os.replace(beside, kept)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # NumPy's own writing to files overlooks that a disk is full
+        np.save(content, array, allow_pickle=False)
+        with written_beside(kept) as beside:
+            beside.write_bytes(content.getvalue())
+    except OSError as error:  # slower next time, but nothing is wrong with the slices
+        warnings.warn(
+            f"{kept.parent}: the resized slices can't be kept there ({error.strerror}), so they "
+            "are read anew each time; free space, or set OASIS_CACHE_DIR to a folder of yours.",
+            stacklevel=2,
+        )
     return array
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what was written takes its place at the end of the block.
+
+    So a file is never seen half written, and after an error the old one is as it was.
+    """
+    beside = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk doesn't say which file it was
+        raise
+    finally:
+        beside.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ Those with several rungs keep every result at once and go on where they were int
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
 import time
@@ -127,7 +126,7 @@ class Ledger:
 
     def __init__(self, file: Path):
         self.file = file
-        self.kept = json.loads(file.read_text()) if file.is_file() else {"machine": machine_facts()}
+        self.kept = series.read_json(file) if file.is_file() else {"machine": machine_facts()}
 
     def once(self, part: str, name: str, job: Callable[[], dict]) -> dict:
         """The result of that name in that part of the file; made by `job` if it isn't there."""
@@ -135,7 +134,7 @@ class Ledger:
         if name not in results:
             results[name] = job()
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            series.write_bytes(self.file, f"{json.dumps(self.kept, indent=1)}\n".encode())
+            series.write_json(self.file, self.kept, indent=1)
         return results[name]
 
     def plan(self, rungs: list[Rung], train: SliceSet, seconds: float, steps: int | None) -> dict:

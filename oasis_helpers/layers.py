@@ -12,6 +12,21 @@ from keras import ops
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
 
+def refuse_other_codes(what: str, codes: np.ndarray, num_embeddings: int, lowest: int = 0) -> None:
+    """Raises ValueError unless codes are whole numbers from `lowest` to K - 1."""
+    whole = np.issubdtype(codes.dtype, np.integer)
+    if whole and lowest <= codes.min(initial=lowest) <= codes.max(initial=lowest) < num_embeddings:
+        return
+    found = (
+        f"from {codes.min()} to {codes.max()}" if whole else f"of type {codes.dtype}, not integers"
+    )
+    given = ", and -1 where a code is to be drawn" if lowest else ""
+    raise ValueError(
+        f"{what} codes {found}; expected 0 to {num_embeddings - 1}{given}: these codes belong to "
+        "another codebook."
+    )
+
+
 # ---------------------------------------------------------------------------- stage 1: VQ-VAE
 
 

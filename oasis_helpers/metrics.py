@@ -14,6 +14,7 @@ from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet
+from oasis_helpers.layers import refuse_other_codes
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
@@ -70,6 +71,8 @@ def _refuse_bad_pictures(originals: np.ndarray, pictures: np.ndarray) -> None:
             "expected (N, size, size, 1) twice."
         )
     for name, values in (("originals", originals), ("pictures", pictures)):
+        if not np.issubdtype(values.dtype, np.floating):
+            raise ValueError(f"The {name} are of type {values.dtype}; expected floats in [0, 1].")
         if values.size and not (values.min() >= 0 and values.max() <= 1):
             raise ValueError(
                 f"The {name} hold values from {values.min():.3g} to {values.max():.3g}; "
@@ -98,7 +101,15 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
         values: float (N,), NaN where a slice has no value.
         subjects: int (N,).
         seed: of the resampling.
+
+    Raises:
+        ValueError: for values and subjects of different lengths, or no value at all.
     """
+    if np.shape(values) != np.shape(subjects) or np.isnan(values).all():
+        raise ValueError(
+            f"{np.shape(values)} values for {np.shape(subjects)} subjects make no mean; expected "
+            "one subject for each value, and a value that is a number."
+        )
     _, group = np.unique(subjects, return_inverse=True)
     valid = ~np.isnan(values)
     sums = np.bincount(group[valid], values[valid])
@@ -228,7 +239,17 @@ def baseline_bits(
 
     Returns:
         {"uniform", "marginal", "per position", "per slice and position"}: mean bits per code.
+
+    Raises:
+        ValueError: for codes outside 0 ... K-1, or maps of different grids.
     """
+    for what, maps in (("train_codes", train_codes), ("codes", codes)):
+        refuse_other_codes(f"{what} holds", maps, num_embeddings)
+    if train_codes.shape[1:] != codes.shape[1:]:
+        raise ValueError(
+            f"Code maps of shapes {train_codes.shape} and {codes.shape} don't compare; expected "
+            "one grid: encode both with the same weights."
+        )
     rows, columns = np.indices(codes.shape[1:])
     per_slice = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
     np.add.at(per_slice, (train_slices[:, None, None], rows, columns, train_codes), 1)

@@ -27,9 +27,17 @@ class CodePainter:
         vqvae: a tokenizer.
         images: float (n, size, size, 1) in [0, 1], the slices to choose from.
         names: one for each slice.
+
+    Raises:
+        ValueError: for no slice, or another number of names; and as `VQVAE.encode` does.
     """
 
     def __init__(self, vqvae: VQVAE, images: np.ndarray, names: list[str]):
+        if not len(images) == len(names) > 0:
+            raise ValueError(
+                f"{len(images)} images and {len(names)} names; expected a name for each image, "
+                "and at least one."
+            )
         self.vqvae, self.maps = vqvae, vqvae.encode(images)
         self.colours = [
             to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, vqvae.num_embeddings))

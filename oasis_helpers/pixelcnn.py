@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from oasis_helpers.data import SLICES_PER_SUBJECT
-from oasis_helpers.layers import CausalAttention, GatedBlock, MaskedConv2D
+from oasis_helpers.layers import CausalAttention, GatedBlock, MaskedConv2D, refuse_other_codes
 
 ANY_SLICE = SLICES_PER_SUBJECT  # in place of a slice index: not told
 
@@ -58,11 +58,9 @@ class Prior(keras.Model):
                 f"log_prob got code maps of shape {codes.shape}; this prior was trained on "
                 f"(N, {self.grid[0]}, {self.grid[1]})."
             )
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.num_embeddings:
-            raise ValueError(
-                f"log_prob got codes from {codes.min()} to {codes.max()}; expected 0 to "
-                f"{self.num_embeddings - 1}: these codes belong to another codebook."
-            )
+        refuse_other_codes("log_prob got", codes, self.num_embeddings)
+        if batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size}: expected a whole number, 1 or more.")
         slice_index = checked_slice_index(slice_index, len(codes), self.knows_any_slice)
         parts = [np.zeros(0, "float32")]
         for start in range(0, len(codes), batch_size):

@@ -154,10 +154,20 @@ class FeatureSet:
     Attributes:
         values: float (N, C).
         people: int (N,), whose slice each is: a subject's number, or a drawing's.
+
+    Raises:
+        ValueError: for different lengths, or features that are no numbers.
     """
 
     values: np.ndarray
     people: np.ndarray
+
+    def __post_init__(self):
+        if len(self.values) != len(self.people) or not np.isfinite(self.values).all():
+            raise ValueError(
+                f"A set of {len(self.values)} slices of {len(self.people)} people can't be judged; "
+                "expected a person for each slice, and finite features."
+            )
 
 
 def _squared_distances(first: FeatureSet, second: FeatureSet) -> np.ndarray:
@@ -293,7 +303,15 @@ def pairwise_ssim(pictures: np.ndarray, levels: np.ndarray, people: np.ndarray) 
     Args:
         pictures: float (N, size, size, 1) in [0, 1].
         levels, people: int (N,).
+
+    Raises:
+        ValueError: for different lengths.
     """
+    if not len(pictures) == len(levels) == len(people):
+        raise ValueError(
+            f"{len(pictures)} pictures, {len(levels)} levels and {len(people)} people don't belong "
+            "together; expected one of each for every picture."
+        )
     first, second = np.nonzero(np.equal.outer(levels, levels) & np.less.outer(people, people))
     similarity = ssim_scores(pictures[first], pictures[second])[0]
 
@@ -335,7 +353,15 @@ def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarra
 
     Returns:
         float (N,), the share of cells that differ; int (N,), which of `train_codes`.
+
+    Raises:
+        ValueError: for maps of different grids.
     """
+    if codes.shape[1:] != train_codes.shape[1:]:
+        raise ValueError(
+            f"Code maps of shapes {codes.shape} and {train_codes.shape} don't compare; expected "
+            "one grid: encode both with the same weights."
+        )
     known = train_codes.reshape(len(train_codes), -1)
     equal = np.array([(known == one).sum(1) for one in codes.reshape(len(codes), -1)])
     return 1 - equal.max(1) / known.shape[1], equal.argmax(1)

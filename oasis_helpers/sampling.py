@@ -13,6 +13,7 @@ from keras import ops
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from oasis_helpers.layers import refuse_other_codes
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior, checked_slice_index
 
 
@@ -55,7 +56,7 @@ def sample_codes(
     Raises:
         ValueError: for a setting out of its range, with what was expected.
     """
-    _refuse_bad_settings(prior, n, temperature, top_k, top_p, known)
+    _refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
     slice_index = checked_slice_index(slice_index, n, prior.knows_any_slice)
@@ -63,7 +64,7 @@ def sample_codes(
     uniform = np.random.default_rng(seed).random((n, height * width))
     codes = np.full((n, height * width), -1, "int32")
     if known is not None:
-        codes[:] = np.asarray(known).reshape(n, -1)
+        codes[:] = np.reshape(known, codes.shape)
     starts = range(0, n, batch_size)
     with tqdm(total=len(starts) * height * width, unit="code", disable=not progress) as bar:
         for start in starts:
@@ -110,25 +111,30 @@ def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def _refuse_bad_settings(prior, n, temperature, top_k, top_p, known):
-    if n < 0:
-        raise ValueError(f"n = {n}: the number of maps can't be negative.")
-    if not temperature > 0:
-        raise ValueError(f"temperature = {temperature}: expected a number above 0.")
-    if top_k is not None and not 1 <= top_k <= prior.num_embeddings:
-        raise ValueError(f"top_k = {top_k}: expected 1 to {prior.num_embeddings}, the codes.")
+def _refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size):
+    if not isinstance(prior, Prior):
+        raise ValueError(
+            f"prior is a {type(prior).__name__}; expected a GatedPixelCNN or a MaskedPixelCNN: "
+            "some weights, such as the *-faithful ones, have no prior."
+        )
+    whole_numbers = {"n": (n, 0), "seed": (seed, 0), "batch_size": (batch_size, 1)}
+    for name, (value, least) in whole_numbers.items():
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} = {value!r}: expected a whole number, {least} or more.")
+    if not (isinstance(temperature, (int, float, np.number)) and 0 < temperature < np.inf):
+        raise ValueError(f"temperature = {temperature!r}: expected a number above 0.")
+    if top_k is not None and not (
+        isinstance(top_k, (int, np.integer)) and 1 <= top_k <= prior.num_embeddings
+    ):
+        raise ValueError(f"top_k = {top_k!r}: expected 1 to {prior.num_embeddings}, the codes.")
     if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p = {top_p}: expected a probability above 0, at most 1.")
+        raise ValueError(f"top_p = {top_p!r}: expected a probability above 0, at most 1.")
     if known is None:
         return
     known = np.asarray(known)
     if known.shape != (n, *prior.grid):
         raise ValueError(f"known has shape {known.shape}; expected {(n, *prior.grid)}.")
-    if known.size and not -1 <= known.min() <= known.max() < prior.num_embeddings:
-        raise ValueError(
-            f"known holds codes from {known.min()} to {known.max()}; expected 0 to "
-            f"{prior.num_embeddings - 1}, and -1 where a code is to be drawn."
-        )
+    refuse_other_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
 # ------------------------------------------------------------------------- the usual slow loop

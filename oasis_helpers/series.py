@@ -6,14 +6,16 @@ training curves, `scores.json` with what was measured, `MODEL_CARD.md`.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import platform
+import sqlite3
 import time
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from oasis_helpers.data import (
     load_slices,
     shifted_and_mirrored,
     with_mirrored,
+    written_beside,
 )
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.sampling import sample_codes
@@ -62,7 +65,7 @@ def data_root() -> Path:
     named = os.environ.get("OASIS_DATA_DIR")
     if not named:
         return make_cohort(COHORT)
-    root = Path(named).expanduser().resolve()
+    root = Path(os.path.realpath(os.path.expanduser(named)))
     if not root.is_dir():
         raise FileNotFoundError(
             f"OASIS_DATA_DIR is {named!r}, but {root} is no folder; set it to the folder that "
@@ -202,12 +205,164 @@ def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
 # ------------------------------------------------------------------------------------ training
 
 
-def resuming(folder: Path | None) -> list[keras.callbacks.Callback]:
-    """The callback that backs training up into a folder every epoch, and goes on from there.
+class Batches(keras.utils.PyDataset):
+    """Batches whose order the seed and the epoch's number decide, and nothing else.
 
-    It comes first among the callbacks: it must save weights before others exchange them.
+    `fit` shuffles arrays with a generator whose state can't be kept, so that a training that
+    goes on after an interruption would see other batches than one that was never interrupted.
+
+    Args:
+        inputs, targets: arrays, or tuples of arrays, of one length.
+        size: slices or code maps in a batch; the last one of an epoch may be smaller.
+        seed: of the order.
     """
-    return [keras.callbacks.BackupAndRestore(folder)] if folder else []
+
+    def __init__(self, inputs, targets, size: int, seed: int):
+        super().__init__()
+        self.inputs, self.targets, self.size, self.seed = inputs, targets, size, seed
+        self.shuffle(0)
+
+    def shuffle(self, epoch: int) -> None:
+        """Takes up the order of that epoch."""
+        random = np.random.default_rng([self.seed, epoch])
+        self.order = random.permutation(len(keras.tree.flatten(self.targets)[0]))
+
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self.order) // self.size)
+
+    def __getitem__(self, number: int):
+        chosen = self.order[number * self.size : (number + 1) * self.size]
+        return keras.tree.map_structure(lambda part: part[chosen], (self.inputs, self.targets))
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the whole state of a training at the start of every epoch, to go on from there.
+
+    Weights, optimizer with its running averages, the state of every random generator, the
+    curves, and the weights of the best epoch so far are one file, so that they always belong
+    together; it is written beside its place and renamed. The one before it is kept as well, in
+    case this one is damaged. It must be the last callback, after those that exchange weights.
+
+    Args:
+        folder: of the two files.
+        monitor: the epoch with the lowest value of it is the best; None keeps no best one.
+    """
+
+    def __init__(self, folder: Path, monitor: str | None = "val_loss"):
+        super().__init__()
+        self.latest, self.earlier = folder / "latest.npz", folder / "earlier.npz"
+        self.monitor, self.history, self.best = monitor, {}, []
+
+    def restore(self, model: keras.Model) -> int:
+        """Brings a compiled model to the last state that was kept; returns the epoch to train.
+
+        Warns of a file that can't be read and takes the one before it.
+
+        Raises:
+            ValueError: when what was kept is of another model.
+        """
+        model.optimizer.build(model.trainable_variables)
+        for left in self.latest.parent.glob(f".*-{self.latest.name}"):
+            left.unlink()  # half written when a training was killed
+        for file in (self.latest, self.earlier):
+            try:
+                with np.load(file, allow_pickle=False) as kept:
+                    parts = {name: kept[name] for name in kept.files}
+                facts = json.loads(str(parts.pop("facts")))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                warnings.warn(f"{file} is damaged; going on from before it.", stacklevel=3)
+                continue
+            variables = self._state(model)
+            values = [value for name, value in parts.items() if name.startswith("state")]
+            if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
+                raise ValueError(
+                    f"{file} holds the state of another model; remove {file.parent} to train anew."
+                )
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+            self.history = facts["history"]
+            self.best = [parts[f"best {number}"] for number in range(facts["best"])]
+            return facts["epoch"]
+        return 0
+
+    @staticmethod
+    def _state(model: keras.Model) -> list[keras.Variable]:
+        return [*model.variables, *model.optimizer.variables]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
+        state = [variable.numpy() for variable in self._state(self.model)]
+        parts = {f"state {number}": value for number, value in enumerate(state)}
+        parts |= {f"best {number}": value for number, value in enumerate(self.best)}
+        self.latest.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(self.latest) as beside:
+            with open(beside, "wb") as file:
+                np.savez(file, allow_pickle=False, facts=json.dumps(facts), **parts)
+            if self.latest.is_file():
+                os.replace(self.latest, self.earlier)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # Held against the curves, so that a resumed training decides as one never interrupted.
+        best = min(self.history.get(self.monitor, []), default=np.inf)
+        for name, value in {"epoch": epoch, **logs}.items():
+            self.history.setdefault(name, []).append(float(f"{float(value):.5g}"))
+        if self.monitor and float(logs[self.monitor]) < best:
+            self.best = self.model.get_weights()
+
+    def take_best(self) -> None:
+        """Gives the model the weights of its best epoch.
+
+        Raises:
+            ValueError: when no epoch had a number to compare.
+        """
+        if not self.monitor:
+            return
+        if not self.best:
+            raise ValueError(
+                f"{self.monitor} was never a number in {self.latest.parent}, so no epoch is worth "
+                "keeping; remove that folder and train with a lower rate."
+            )
+        self.model.set_weights(self.best)
+
+
+def _fit(
+    model: keras.Model,
+    data: tuple,
+    validation_data: tuple,
+    schedule: Schedule,
+    seed: int,
+    callbacks: list[keras.callbacks.Callback],
+    checkpoint: Checkpoint | None,
+    verbose,
+) -> dict[str, list[float]]:
+    """`fit`, from where the checkpoint stands to the end of the schedule; returns the curves."""
+    batches = Batches(*data, schedule.batch, seed)
+    shuffling = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)
+    )
+    epochs = epochs_for(schedule.steps, len(batches.order), schedule.batch)
+    try:
+        history = model.fit(
+            batches,
+            initial_epoch=checkpoint.restore(model) if checkpoint else 0,
+            epochs=epochs,
+            shuffle=False,  # that is done by `Batches`
+            validation_data=validation_data,
+            validation_batch_size=schedule.batch,
+            callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
+            verbose=verbose,
+        )
+    except KeyboardInterrupt:
+        if not checkpoint:
+            raise
+        raise KeyboardInterrupt(
+            f"Interrupted; {checkpoint.latest.parent} holds the state before the unfinished epoch, "
+            "and the same call or command goes on from there."
+        ) from None
+    return checkpoint.history if checkpoint else history.history
 
 
 def train_vqvae(
@@ -215,13 +370,13 @@ def train_vqvae(
     train: SliceSet,
     validate: SliceSet,
     callbacks=(),
-    resume_in=None,
+    checkpoint: Checkpoint | None = None,
     verbose=0,
 ) -> tuple[VQVAE, dict]:
     """Trains the first stage on `train`, watched on `validate`; returns it with its history.
 
     The reference recipe is trained as it is taught, at a fixed rate on the slices as they are;
-    ours sees every slice mirrored as well.
+    ours sees every slice mirrored as well. With a `Checkpoint`, training goes on where it stands.
     """
     keras.utils.set_random_seed(recipe.seed)
     schedule, variance = recipe.fitting, float(train.images.var())
@@ -232,16 +387,9 @@ def train_vqvae(
         images = with_mirrored(train.images)
         rate = learning_rate(schedule.rate, schedule.steps)
     model.compile(keras.optimizers.Adam(rate))
-    history = model.fit(
-        images,
-        images,
-        batch_size=schedule.batch,
-        epochs=epochs_for(schedule.steps, len(images), schedule.batch),
-        validation_data=(validate.images, validate.images),
-        callbacks=[*resuming(resume_in), *callbacks],
-        verbose=verbose,
-    )
-    return model, history.history
+    data, unseen = (images, images), (validate.images, validate.images)
+    how = (schedule, recipe.seed, [*callbacks], checkpoint, verbose)
+    return model, _fit(model, data, unseen, *how)
 
 
 def sharpen(
@@ -250,7 +398,7 @@ def sharpen(
     train: SliceSet,
     validate: SliceSet,
     callbacks=(),
-    resume_in=None,
+    checkpoint: Checkpoint | None = None,
     verbose=0,
 ) -> tuple[Sharpener, dict]:
     """Trains the decoder of `vqvae` on, in place, against a critic; codes stay what they are.
@@ -263,16 +411,9 @@ def sharpen(
     model = Sharpener(vqvae, patch_critic(recipe.size, vqvae.field))
     rate = learning_rate(schedule.rate, schedule.steps)
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015, for critics
-    history = model.fit(
-        vqvae.encode(images),
-        images,
-        batch_size=schedule.batch,
-        epochs=epochs_for(schedule.steps, len(images), schedule.batch),
-        validation_data=(vqvae.encode(validate.images), validate.images),
-        callbacks=[*resuming(resume_in), *callbacks],
-        verbose=verbose,
-    )
-    return model, history.history
+    data, unseen = ((vqvae.encode(part), part) for part in (images, validate.images))
+    how = (schedule, recipe.seed, [*callbacks], checkpoint, verbose)
+    return model, _fit(model, data, unseen, *how)
 
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
@@ -285,7 +426,7 @@ def train_prior(
     train: SliceSet,
     validate: SliceSet,
     callbacks=(),
-    resume_in=None,
+    checkpoint: Checkpoint | None = None,
     verbose=0,
 ) -> tuple[Prior, dict]:
     """Trains the second stage on the codes of `train`; returns it with its history.
@@ -318,16 +459,9 @@ def train_prior(
         metrics=["accuracy"],
         jit_compile=True,  # halves the time of a step here; stage 1 would take twice as long
     )
-    history = model.fit(
-        (codes, slices),
-        codes,
-        batch_size=schedule.batch,
-        epochs=epochs_for(schedule.steps, len(codes), schedule.batch),
-        validation_data=((unseen, validate.slices), unseen),
-        callbacks=[*resuming(resume_in), *averaging, *callbacks],
-        verbose=verbose,
-    )
-    return model, history.history
+    data, watched = ((codes, slices), codes), ((unseen, validate.slices), unseen)
+    how = (schedule, recipe.seed, [*averaging, *callbacks], checkpoint, verbose)
+    return model, _fit(model, data, watched, *how)
 
 
 def epochs_for(steps: int, count: int, batch: int) -> int:
@@ -404,6 +538,7 @@ def load_pretrained(name: str) -> Pretrained:
 
     Raises:
         FileNotFoundError: when there are no weights of that name; the message lists those there.
+        ValueError: when a file is damaged or belongs to other weights.
     """
     folder = WEIGHTS / name
     if not (folder / "vqvae.keras").is_file():
@@ -412,22 +547,107 @@ def load_pretrained(name: str) -> Pretrained:
             f"There are no weights named {name!r} in {WEIGHTS}; there are: "
             f"{', '.join(known) or 'none yet'}. `make train NAME={name}` makes them."
         )
+    scores, history = read_json(folder / "scores.json"), read_json(folder / "history.json")
     vqvae, prior = load_stages(folder)
-    return Pretrained(
-        vqvae=vqvae,
-        prior=prior,
-        scores=json.loads((folder / "scores.json").read_text()),
-        history=json.loads((folder / "history.json").read_text()),
-    )
+    _refuse_other_scores(folder, vqvae, scores, history)
+    return Pretrained(vqvae, prior, scores, history)
 
 
 def load_stages(folder: Path) -> tuple[VQVAE, Prior | None]:
-    """The VQ-VAE in a folder of weights, and its prior where it has one."""
-    vqvae, prior = folder / "vqvae.keras", folder / "prior.keras"
-    return (
-        keras.saving.load_model(vqvae, compile=False),
-        keras.saving.load_model(prior, compile=False) if prior.is_file() else None,
-    )
+    """The VQ-VAE in a folder of weights, and its prior where it has one.
+
+    Raises:
+        ValueError: for a damaged file, or two stages that don't fit each other.
+    """
+    vqvae, prior = load_network(folder / "vqvae.keras", VQVAE), None
+    if (folder / "prior.keras").is_file():
+        prior = load_network(folder / "prior.keras", Prior)
+        draws = (prior.num_embeddings, *prior.grid)
+        decodes = (vqvae.num_embeddings, *vqvae.code_shapes[0])
+        if draws != decodes:
+            raise ValueError(
+                "{}: prior.keras draws maps of {} codes on {} x {} cells, vqvae.keras decodes {} "
+                "codes on {} x {}; put two stages there that were trained together.".format(
+                    folder, *draws, *decodes
+                )
+            )
+    return vqvae, prior
+
+
+def load_network(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model:
+    """A model from a `.keras` file, which can't bring code of its own along (Keras's safe mode).
+
+    Args:
+        file: what `save_for_use` wrote.
+        kind: the class that it must be of.
+
+    Raises:
+        ValueError: when it is damaged, of another version, of another class, or carries code.
+    """
+    try:
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        fault = "" if isinstance(model, kind) else f"it holds a {type(model).__name__}"
+    except Exception as error:  # a damaged file makes Keras raise almost anything
+        fault = " ".join(f"{type(error).__name__}: {error}".split())
+        fault = fault if len(fault) < 240 else f"{fault[:240]} ..."
+    if fault:
+        raise ValueError(
+            f"{file} can't be used ({fault}); expected a {kind.__name__} that this version of the "
+            "course saved, without code of its own: get it back with git, or train it anew."
+        )
+    return model
+
+
+def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict) -> None:
+    """Scores beside weights that they were not measured with would be a lie."""
+    try:
+        bits, size = scores["test"]["bits_per_slice"], scores["frame"]["size"]
+        same = size == vqvae.size and bits == round(vqvae.bits_per_slice, 1)
+        same &= scores["recipe"] == history["recipe"] and "crop" in scores["frame"]
+        same &= scores.get("weights", stages_digest(folder)) == stages_digest(folder)
+    except (KeyError, TypeError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{folder}: scores.json or history.json belongs to other weights than those beside "
+            f"it; `python -m oasis_helpers score {folder.name}` measures them anew."
+        )
+
+
+def stages_digest(folder: Path) -> dict[str, str]:
+    """{"vqvae": ..., "prior": ...}: hashes of the files of weights in a folder."""
+    return {
+        file.stem: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("*.keras"))
+    }
+
+
+@contextmanager
+def only_one(work: Path, what: str) -> Iterator[None]:
+    """Lets one process at a time into a folder; the second one is told so.
+
+    The lock is an SQLite transaction: the operating system ends it with the process, however
+    that dies, on every system alike.
+
+    Raises:
+        BlockingIOError: when another process is at it.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    lock = sqlite3.connect(work / "in-use.lock", timeout=0, isolation_level=None)
+    try:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise OSError(
+                    f"{work} can't be written ({error}); allow it, or free space."
+                ) from None
+            raise BlockingIOError(
+                f"Another process is {what} in {work}; wait until it has ended, or stop it."
+            ) from None
+        yield
+    finally:
+        lock.close()
 
 
 def train_weights(name: str) -> dict:
@@ -437,14 +657,28 @@ def train_weights(name: str) -> dict:
     files into `data/weights/<name>/` at the end.
 
     Raises:
-        KeyError: when there is no recipe of that name.
-        ValueError: when the data in force are not the ones that the recipe is for.
+        ValueError: when there is no recipe of that name, or the data in force are not the ones
+            that it is for, or the folder holds checkpoints of another training.
+        BlockingIOError: when another process trains the same weights.
     """
-    recipe, splits = RECIPES[name], _splits_for(name)
-    train, validate, work = splits["train"], splits["validate"], WORK / name
-    _refuse_other_training(work, {"recipe": asdict(recipe), "train": fingerprint(train)})
-    if recipe.sharpens:
-        faithful = load_pretrained(recipe.sharpens).vqvae
+    recipe, splits, work = _recipe(name), _splits_for(name), WORK / name
+    with only_one(work, f"training {name!r}"):
+        stages = _train_stages(recipe, splits["train"], splits["validate"], work)
+        history = {stage: read_json(work / stage / "history.json") for stage in stages}
+        history["recipe"] = asdict(recipe)
+        folder = WEIGHTS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in stages:
+            write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
+        write_json(folder / "history.json", history)
+        return score_weights(name)
+
+
+def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Path) -> list[str]:
+    """Trains what isn't finished in `work`; returns the names of the stages there."""
+    faithful = load_pretrained(recipe.sharpens).vqvae if recipe.sharpens else None
+    claim(work, recipe, train, validate, faithful)
+    if faithful:
         vqvae = _stage(
             work / "vqvae",
             lambda *how: sharpen(recipe, faithful, train, validate, *how)[0],
@@ -459,21 +693,14 @@ def train_weights(name: str) -> dict:
             EpochLines(("loss", "val_loss", "val_ssim", "perplexity", "dead_codes", "restarts")),
             monitor="val_mse",  # the loss also holds the codebook's terms, which may grow with use
         )
-    if recipe.drawing:
-        _stage(
-            work / "prior",
-            lambda *how: train_prior(recipe, vqvae, train, validate, *how)[0],
-            EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
-        )
-    stages = ("vqvae", "prior") if recipe.drawing else ("vqvae",)
-    history = {stage: read_history(work / stage / "history.csv") for stage in stages}
-    history["recipe"] = asdict(recipe)
-    folder = WEIGHTS / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for stage in stages:
-        write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
-    write_bytes(folder / "history.json", f"{json.dumps(history)}\n".encode())
-    return score_weights(name)
+    if not recipe.drawing:
+        return ["vqvae"]
+    _stage(
+        work / "prior",
+        lambda *how: train_prior(recipe, vqvae, train, validate, *how)[0],
+        EpochLines(("loss", "val_loss", "accuracy", "val_accuracy")),
+    )
+    return ["vqvae", "prior"]
 
 
 def score_weights(name: str) -> dict:
@@ -481,9 +708,10 @@ def score_weights(name: str) -> dict:
 
     Writes `scores.json` and `MODEL_CARD.md` beside the weights. Raises as `train_weights` does.
     """
-    recipe, splits, folder = RECIPES[name], _splits_for(name), WEIGHTS / name
+    recipe, splits, folder = _recipe(name), _splits_for(name), WEIGHTS / name
+    digest = stages_digest(folder)
     vqvae, prior = load_stages(folder)
-    history = json.loads((folder / "history.json").read_text())
+    history = read_json(folder / "history.json")
     stages = [stage for stage in ("vqvae", "prior") if stage in history]
     train, test = splits["train"], splits["test"]
     codes = vqvae.encode(train.images)
@@ -491,6 +719,7 @@ def score_weights(name: str) -> dict:
         "data": recipe.data,
         "frame": {"size": recipe.size, "crop": train.crop},
         "recipe": history["recipe"],
+        "weights": digest,
         "train": {
             "slices": len(train),
             "subjects": len(np.unique(train.subjects)),
@@ -507,7 +736,7 @@ def score_weights(name: str) -> dict:
         scores["prior_validate"] = metrics.prior_table(vqvae, prior, train, splits["validate"])
         scores["prior_test"] = metrics.prior_table(vqvae, prior, train, test)
         scores |= _judged(name, vqvae, prior, splits)
-    write_bytes(folder / "scores.json", f"{json.dumps(scores, indent=2)}\n".encode())
+    write_json(folder / "scores.json", scores, indent=2)
     write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
     return scores
 
@@ -577,7 +806,7 @@ def train_features() -> dict:
             for kind, network in networks.items()
         },
     }
-    write_bytes(FEATURES / f"{name}.json", f"{json.dumps(facts, indent=1)}\n".encode())
+    write_json(FEATURES / f"{name}.json", facts, indent=1)
     return facts
 
 
@@ -594,12 +823,18 @@ def load_features(data: str, train: SliceSet) -> dict[str, keras.Model]:
             "slices in force."
         )
     control = realism.feature_network(train, epochs=0)
-    return {"learnt": keras.saving.load_model(file, compile=False), "random": control}
+    return {"learnt": load_network(file), "random": control}
+
+
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}; there are: {', '.join(sorted(RECIPES))}.")
+    return RECIPES[name]
 
 
 def _splits_for(name: str) -> dict[str, SliceSet]:
     """The three splits in the frame of a recipe, from the data that it is for."""
-    recipe = RECIPES[name]
+    recipe = _recipe(name)
     if recipe.data != data_name():
         needed = "set OASIS_DATA_DIR to" if recipe.data == "oasis1" else "unset OASIS_DATA_DIR for"
         raise ValueError(
@@ -616,23 +851,46 @@ def fingerprint(slices: SliceSet) -> str:
     return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
 
 
-def _refuse_other_training(work: Path, made_of: dict) -> None:
-    """Checkpoints of another recipe or of other slices must not be resumed by mistake."""
-    note = work / "made_of.json"
-    made_of = json.loads(json.dumps(made_of))
+def claim(
+    work: Path,
+    recipe: Recipe,
+    train: SliceSet,
+    validate: SliceSet,
+    start: keras.Model | None = None,
+) -> Path:
+    """Notes in a folder what a training's checkpoints there are made of; returns the folder.
+
+    Args:
+        work: the folder, made if it isn't there.
+        recipe, train, validate: of the training.
+        start: the finished model that it starts from, or whose codes it learns.
+
+    Raises:
+        ValueError: when the folder holds the checkpoints of another training, which must not be
+            gone on with by mistake.
+    """
+    weights = b"".join(value.tobytes() for value in start.get_weights()) if start else b""
+    made_of = {
+        "recipe": asdict(recipe),
+        "train": fingerprint(train),
+        "validate": fingerprint(validate),
+        "start": hashlib.sha256(weights).hexdigest(),
+    }
+    note, made_of = work / "made_of.json", json.loads(json.dumps(made_of))
     if not note.is_file():
-        note.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(note, json.dumps(made_of, indent=2).encode())
-    elif json.loads(note.read_text()) != made_of:
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(note, made_of, indent=2)
+    elif read_json(note) != made_of:
         raise ValueError(
             f"{work} holds a training with another recipe or other slices; remove that folder to "
             "train anew, or go back to what it was made of to resume."
         )
+    return work
 
 
 def _stage(
     folder: Path,
-    train: Callable[[list, Path], keras.Model],
+    train: Callable[[list, Checkpoint], keras.Model],
     lines: EpochLines,
     monitor: str | None = "val_loss",
     kept: Callable[[keras.Model], keras.Model] = lambda model: model,
@@ -641,59 +899,56 @@ def _stage(
 
     Args:
         folder: of this stage's checkpoints.
-        train: gets callbacks and the folder to resume in; returns the model that it fitted.
+        train: gets callbacks and where to go on from; returns the model that it fitted.
         lines: prints the progress.
         monitor: the epoch with the lowest value of it is kept; None keeps the last one.
         kept: the model to keep of the fitted one.
     """
-    if (folder / FINISHED).is_file():
-        return keras.saving.load_model(folder / FINISHED, compile=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    best, curves = folder / "best.weights.h5", folder / "history.csv"
-    past = read_history(curves).get(monitor, []) if curves.is_file() else []
-    model = train(
-        [
-            lines,
-            keras.callbacks.CSVLogger(curves, append=True),
-            keras.callbacks.ModelCheckpoint(
-                best,
-                monitor=monitor,
-                mode="min",
-                save_best_only=monitor is not None,
-                save_weights_only=True,
-                initial_value_threshold=min(past, default=None),
-            ),
-        ],
-        folder / "backup",
-    )
-    model.load_weights(best)
-    finished = kept(model)
-    save_for_use(finished, folder / FINISHED)
-    return finished
+    if not (folder / FINISHED).is_file():
+        checkpoint = Checkpoint(folder, monitor)
+        model = train([lines], checkpoint)
+        checkpoint.take_best()
+        write_json(folder / "history.json", checkpoint.history)
+        save_for_use(kept(model), folder / FINISHED)
+    return load_network(folder / FINISHED)
 
 
 def save_for_use(model: keras.Model, path: Path) -> None:
     """Saves a model without its optimizer, a third of the size, beside and renamed."""
     bare = type(model).from_config(model.get_config())
     bare.set_weights(model.get_weights())
-    beside = path.with_name(f"{os.getpid()}-{path.name}")
-    bare.save(beside)
-    os.replace(beside, path)
-
-
-def read_history(path: Path) -> dict[str, list[float]]:
-    """The curves that `CSVLogger` wrote: {figure: [one value an epoch]}, to 5 digits."""
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0] if rows else []
-    return {name: [float(f"{float(row[name]):.5g}") for row in rows] for name in names}
+    with written_beside(path) as beside:
+        bare.save(beside)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    with written_beside(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_json(path: Path, content: dict, indent: int | None = None) -> None:
+    """Writes a JSON file as `write_bytes` does."""
+    write_bytes(path, f"{json.dumps(content, indent=indent)}\n".encode())
+
+
+def read_json(path: Path) -> dict:
+    """What a JSON file of ours holds.
+
+    Raises:
+        ValueError: for a missing or damaged file, and one that holds something else than a dict.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        content = error
+    if not isinstance(content, dict):
+        found = f"can't be read ({content})" if isinstance(content, Exception) else "holds no names"
+        raise ValueError(
+            f"{path}: {found}; expected a JSON file of ours: get it back with git, or remove it "
+            "and make it anew."
+        )
+    return content
 
 
 _CITATIONS = {

@@ -13,7 +13,12 @@ from keras import layers, ops
 from scipy import ndimage
 
 from oasis_helpers.data import BRAIN_THRESHOLD
-from oasis_helpers.layers import EMAVectorQuantizer, ResidualBlock, VectorQuantizer
+from oasis_helpers.layers import (
+    EMAVectorQuantizer,
+    ResidualBlock,
+    VectorQuantizer,
+    refuse_other_codes,
+)
 
 Field = tuple[int, int, int, int]  # top, left, height, width, in pixels of the network's input
 
@@ -91,7 +96,10 @@ class VQVAE(keras.Model):
         Raises:
             ValueError: for another shape, or values outside [0, 1].
         """
-        images = np.asarray(images, dtype="float32")
+        images = np.asarray(images)
+        if not np.issubdtype(images.dtype, np.number):
+            raise ValueError(f"encode got images of type {images.dtype}; expected float32.")
+        images = images.astype("float32", copy=False)
         if images.shape[1:] != (self.size, self.size, 1):
             raise ValueError(
                 f"encode got images of shape {images.shape}; expected (N, {self.size}, "
@@ -119,11 +127,7 @@ class VQVAE(keras.Model):
                 f"decode got code maps of shape {codes.shape}; expected (N, "
                 f"{self.code_shapes[0][0]}, {self.code_shapes[0][1]})."
             )
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.num_embeddings:
-            raise ValueError(
-                f"decode got codes from {codes.min()} to {codes.max()}; expected 0 to "
-                f"{self.num_embeddings - 1}: these codes belong to another codebook."
-            )
+        refuse_other_codes("decode got", codes, self.num_embeddings)
         if not len(codes):
             return np.zeros((0, self.size, self.size, 1), "float32")
         vectors = ops.convert_to_numpy(self.quantizer.lookup(codes))

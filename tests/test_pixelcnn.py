@@ -194,7 +194,7 @@ def test_draws_follow_the_distribution():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"n": -1}, "n = -1: the number of maps can't be negative."),
+        ({"n": -1}, "n = -1: expected a whole number, 0 or more."),
         ({"temperature": 0}, "temperature = 0: expected a number above 0."),
         ({"temperature": -1.0}, "temperature = -1.0: expected a number above 0."),
         ({"temperature": float("nan")}, "temperature = nan: expected a number above 0."),

@@ -10,8 +10,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from jupyter_server.serverapp import ServerApp
 
-from oasis_helpers.__main__ import page_of, with_results
+from oasis_helpers.__main__ import locked_licences, page_of, with_results
 from oasis_helpers.data import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
@@ -57,6 +58,42 @@ def test_lock_holds_the_pins_with_hashes_and_names_no_registry():
         assert re.search(rf"^{re.escape(name_and_version)}[ \\;]", lock, re.MULTILINE), requirement
     assert "--hash=sha256:" in lock
     assert not re.search(r"https?://|index-url|find-links", lock)
+
+
+def test_every_licence_is_known_and_none_is_strong_copyleft():
+    """GPL and AGPL would reach into what is built on them; LGPL and MPL stay with their files."""
+    found = locked_licences()
+    assert len(found) > 100, "of some 130 packages"
+    assert not [row for row in found if not row[2] or "unknown" in row[2].lower()]
+    strong = re.compile(r"(?<!L)GPL|(?<!Lesser )General Public|SSPL|Commercial|Proprietary", re.I)
+    assert not [row for row in found if strong.search(row[2])]
+    assert strong.search("GPL-3.0-only") and strong.search("GNU Affero General Public License v3")
+    assert not strong.search("LGPL-2.1") and not strong.search("GNU Lesser General Public License")
+
+
+# ---------------------------------------------------------------------------------- safe defaults
+
+
+@pytest.mark.parametrize("page", ["Makefile", "README.md", "notebooks/README.md"])
+def test_jupyter_listens_to_this_machine_only(page):
+    """JupyterLab's own default; no command of ours may open it to the network."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    assert not re.search(r"--(?:\w+\.)?ip\b|0\.0\.0\.0|allow[_-]root|token=|password=", text)
+    assert "jupyter lab notebooks" in (REPOSITORY / "Makefile").read_text()
+    assert ServerApp().ip == "localhost"
+
+
+def test_nothing_is_loaded_that_could_carry_code():
+    """Arrays without pickle; models through `series.load_network`, in Keras's safe mode, only."""
+    for path in (REPOSITORY / "oasis_helpers").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(
+            r"\bpickle\.|joblib|unsafe_deserialization|safe_mode=False|eval\(", text
+        )
+        for call in re.findall(r"np\.load\([^)]*\)", text):
+            assert "allow_pickle=False" in call, path
+        for call in re.findall(r"load_model\([^)]*\)", text):
+            assert "safe_mode=True" in call, path
 
 
 # -------------------------------------------------------------------------------------- README
