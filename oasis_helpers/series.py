@@ -604,7 +604,7 @@ def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict
         bits, size = scores["test"]["bits_per_slice"], scores["frame"]["size"]
         same = size == vqvae.size and bits == round(vqvae.bits_per_slice, 1)
         same &= scores["recipe"] == history["recipe"] and "crop" in scores["frame"]
-        same &= scores.get("weights", stages_digest(folder)) == stages_digest(folder)
+        same &= scores["weights"] == stages_digest(folder)
     except (KeyError, TypeError):
         same = False
     if not same:
