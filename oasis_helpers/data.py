@@ -231,7 +231,7 @@ def _layout_folder(root: str | Path) -> Path:
         raise SliceDataError(
             [
                 f"{root}: this is a file, not a folder; make a folder of slices of an archive "
-                f"with: python -m oasis_helpers convert {root} FOLDER"
+                f"with `python -m oasis_helpers convert {root} FOLDER`."
             ]
         )
     if not root.is_dir():

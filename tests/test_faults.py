@@ -353,7 +353,7 @@ def rewrite(file: Path, change) -> None:
             new.writestr(name, content)
 
 
-CANT = "can't be used | get it back with git, or train it anew"
+UNUSABLE = "can't be used | get it back with git, or train it anew"
 
 
 @broken("There are no weights named 'oasis9' | there are: cohort, oasis1, tiny", FileNotFoundError)
@@ -361,20 +361,20 @@ def weights_of_no_name(house):
     return lambda: load_pretrained("oasis9")
 
 
-@broken(f"vqvae.keras {CANT}")
+@broken(f"vqvae.keras {UNUSABLE}")
 def truncated_weights(house):
     file = house.weights / "vqvae.keras"
     file.write_bytes(file.read_bytes()[:5000])
     return reading(house)
 
 
-@broken(f"prior.keras {CANT}")
+@broken(f"prior.keras {UNUSABLE}")
 def empty_weights(house):
     (house.weights / "prior.keras").write_bytes(b"")
     return reading(house)
 
 
-@broken(f"vqvae.keras {CANT}")
+@broken(f"vqvae.keras {UNUSABLE}")
 def weights_with_bytes_changed(house):
     file = house.weights / "vqvae.keras"
     data = bytearray(file.read_bytes())
@@ -384,7 +384,7 @@ def weights_with_bytes_changed(house):
     return reading(house)
 
 
-@broken(f"vqvae.keras {CANT} | Lambda")
+@broken(f"vqvae.keras {UNUSABLE} | Lambda")
 def weights_that_carry_code(house):
     image = keras.Input((SIZE, SIZE, 1))
     harm = keras.layers.Lambda(lambda x: (Path("harm").touch(), x)[1], output_shape=(SIZE, SIZE, 1))
@@ -392,14 +392,14 @@ def weights_that_carry_code(house):
     return reading(house)
 
 
-@broken(f"vqvae.keras {CANT}")
+@broken(f"vqvae.keras {UNUSABLE}")
 def weights_that_name_code_elsewhere(house):
     config = {"module": "os", "class_name": "system", "config": {"command": "touch harm"}}
     rewrite(house.weights / "vqvae.keras", lambda text: json.dumps(config))
     return reading(house)
 
 
-@broken(f"prior.keras {CANT}")
+@broken(f"prior.keras {UNUSABLE}")
 def weights_of_another_shape(house):
     rewrite(
         house.weights / "prior.keras", lambda text: text.replace('"filters": 4', '"filters": 8')
@@ -407,7 +407,7 @@ def weights_of_another_shape(house):
     return reading(house)
 
 
-@broken(f"vqvae.keras {CANT} | VQVAE9")
+@broken(f"vqvae.keras {UNUSABLE} | VQVAE9")
 def weights_of_another_version(house):
     rewrite(house.weights / "vqvae.keras", lambda text: re.sub(r"\bVQVAE\b", "VQVAE9", text))
     return reading(house)
@@ -496,7 +496,7 @@ def no_feature_network(house):
     return lambda: series.load_features("oasis1", load_slices(house.slices, "train", SIZE))
 
 
-@broken(f"oasis1.keras {CANT}")
+@broken(f"oasis1.keras {UNUSABLE}")
 def damaged_feature_network(house):
     (house.folder / "features").mkdir()
     (house.folder / "features" / "oasis1.keras").write_bytes(b"PK")
@@ -595,7 +595,7 @@ def climb_with_damaged_results(house):
     return lambda: house.run("ladder", "ablation")
 
 
-@broken(f"vqvae.keras {CANT}", Ended)
+@broken(f"vqvae.keras {UNUSABLE}", Ended)
 def score_damaged_weights(house):
     (house.folder / "weights" / "tiny" / "vqvae.keras").write_bytes(b"PK")
     return lambda: house.run("score", "tiny")
