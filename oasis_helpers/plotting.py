@@ -109,9 +109,13 @@ def growing(maps: np.ndarray, slices: np.ndarray, codes: int, alt: str, pause: i
 
 
 def image_grid(pictures: np.ndarray, columns: int, title: str = "", labels=None) -> Figure:
-    """Pictures (n, size, size) or (n, size, size, 1) in reading order, grey from 0 to 1."""
+    """Pictures (n, height, width) or (n, height, width, 1) in reading order, grey from 0 to 1."""
     rows = -(-len(pictures) // columns)
-    figure, axes = _figure(rows, columns, WIDTH / columns * rows + 0.5)
+    _, height, width = np.shape(pictures)[:3]
+    for_label = 0.0 if labels is None else 0.15
+    figure, axes = _figure(
+        rows, columns, rows * (WIDTH / columns * height / width + for_label) + 0.4
+    )
     for axis in axes.flat:
         axis.axis("off")
     for number, (axis, picture) in enumerate(zip(axes.flat, pictures)):
