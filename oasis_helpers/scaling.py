@@ -166,10 +166,18 @@ class SharedBackup(keras.callbacks.BackupAndRestore):
         super().__init__(folder, save_freq=every, delete_checkpoint=False)
         self.writes = worker.rank == 0
 
+    # Keras makes a blank optimizer to learn what to save. On all workers' devices it would wait
+    # for workers that don't save: hence `apart`.
+
+    def _load_model(self):
+        with apart():
+            super()._load_model()
+
     def _save_model(self):
-        _ = self.model  # all workers: under JAX it fetches the state, which they do together
+        _ = self.model  # all workers: under JAX this fetches the state, which they do together
         if self.writes:
-            super()._save_model()
+            with apart():
+                super()._save_model()
 
 
 def fit_together(
