@@ -13,7 +13,7 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test lab train score ladder results refresh lock
+.PHONY: run test lab train score ladder bench results refresh lock
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
@@ -38,6 +38,10 @@ ladder: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers ladder priors
 	$(BIN)/python -m oasis_helpers ladder temperature
 	$(BIN)/python -m oasis_helpers ladder sampling
+	$(BIN)/python -m oasis_helpers ladder sizes
+
+bench: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers bench
 
 results: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers results

@@ -25,7 +25,16 @@ from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
-LADDERS = ("ablation", "rates", "race", "decoders", "priors", "temperature", "sampling")
+LADDERS = (
+    "ablation",
+    "rates",
+    "race",
+    "decoders",
+    "priors",
+    "temperature",
+    "sampling",
+    "sizes",
+)
 PICTURED = "oasis1"  # the weights whose slices README shows
 WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without a running kernel
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
@@ -162,18 +171,20 @@ def _two_decoders(sharp: dict, faithful: dict, figure: str) -> str:
 def ladder(kind: str) -> None:
     """One of the comparisons of `ladders`, on the data in force; prints and keeps the results."""
     root, name = series.data_root(), series.data_name()
-    file = ladders.KEPT / (f"{kind}.json" if kind == "sampling" else f"{name}-{kind}.json")
+    timed = kind in ("sampling", "sizes")  # the same whatever is in the slices
+    file = ladders.KEPT / (f"{kind}.json" if timed else f"{name}-{kind}.json")
     at_once = {
         "race": lambda: ladders.race(root),
         "priors": lambda: ladders.priors(root, name),
         "temperature": lambda: ladders.temperature(root, name),
         "sampling": ladders.sampling,
+        "sizes": lambda: {
+            "machine": ladders.machine_facts(),
+            "sizes": list(ladders.sizes(root)),
+        },
     }
     if kind in at_once:
-        found = at_once[kind]()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        series.write_bytes(file, f"{json.dumps(found, indent=1)}\n".encode())
-        print(json.dumps(found, indent=1))
+        keep(file, at_once[kind]())
         return
     rungs = {
         "ablation": lambda: ladders.ablation(root, file),
@@ -184,6 +195,22 @@ def ladder(kind: str) -> None:
         scores = found.get("scores", found)
         figures = (f"{key} {scores[key]}" for key in ("ssim", "brain_ssim", "psnr_db"))
         print(f"{found['name']:45s}", *figures, flush=True)
+
+
+def keep(file: Path, found: dict) -> None:
+    """Writes what was measured as JSON, and prints it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    series.write_bytes(file, f"{json.dumps(found, indent=1)}\n".encode())
+    print(json.dumps(found, indent=1))
+
+
+def bench() -> None:
+    """Times both stages against the plain recipes, keeps the result, and prints the ratios."""
+    found = ladders.bench()
+    keep(ladders.KEPT / "bench.json", found)
+    for name, times in found["times"].items():
+        shown = ", ".join(f"{value:.3g} times the {what}" for what, value in times.items())
+        print(f"ours against {name}: {shown} a second")
 
 
 def features() -> None:
@@ -292,6 +319,7 @@ def main() -> None:
     commands.add_parser("results", help="write README's results table anew")
     compare = commands.add_parser("ladder", help="measure what the ideas are worth")
     compare.add_argument("kind", choices=LADDERS)
+    commands.add_parser("bench", help="time both stages against the plain recipes")
     commands.add_parser("features", help="train the network that judges drawn slices")
     train = commands.add_parser("train", help="train a set of weights to the end, and score it")
     score = commands.add_parser("score", help="measure a set of weights anew")
@@ -308,9 +336,13 @@ def main() -> None:
     elif arguments.command == "ladder":
         ladder(arguments.kind)
     else:
-        {"run": run, "refresh": refresh, "results": results, "features": features}[
-            arguments.command
-        ]()
+        {
+            "run": run,
+            "refresh": refresh,
+            "results": results,
+            "features": features,
+            "bench": bench,
+        }[arguments.command]()
 
 
 if __name__ == "__main__":

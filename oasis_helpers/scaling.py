@@ -10,8 +10,6 @@ plain words that a worker was lost.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ import keras
 import numpy as np
 
 from oasis_helpers import series
-from oasis_helpers.data import stream_slices
+from oasis_helpers.data import SliceStream, stream_slices
 from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.series import Recipe, Schedule
 from oasis_helpers.vqvae import VQVAE, improved_vqvae
@@ -223,3 +221,113 @@ def fit_together(
             "start all workers again with the same command, and they go on from there."
         ) from error
     return fitted.history
+
+
+# ---------------------------------------------------------------------------------- larger slices
+
+# The whole frame, and the part of it that holds brain, at three sizes. Twice the size with one more
+# stage is the same grid of codes: a cell of 16 x 16 pixels in place of 8 x 8. Without it, it is
+# four times as many codes and bits.
+_PRIOR = {"filters": 64, "dropout": 0.15, "untold": 0.1}
+_EIGHTHS = {"patch": (4, 4), "merge": (2, 2)}
+_SCHEDULE = {"fitting": Schedule(5000, 32, 4e-3), "drawing": Schedule(2000, 64, 2e-3)}
+SIZES = {
+    "80": Recipe("oasis1", 80, vqvae=series.WHOLE_FRAME, prior=_PRIOR, **_SCHEDULE),
+    "128": Recipe(
+        "oasis1", 128, vqvae={"field": (16, 24, 96, 80), **_EIGHTHS}, prior=_PRIOR, **_SCHEDULE
+    ),
+    "256": Recipe(
+        "oasis1",
+        256,
+        vqvae={"field": (32, 48, 192, 160), "widths": (32, 64, 128), **_EIGHTHS},
+        prior=_PRIOR,
+        **_SCHEDULE,
+    ),
+    "256, fine": Recipe(
+        "oasis1", 256, vqvae={"field": (32, 48, 192, 160), **_EIGHTHS}, prior=_PRIOR, **_SCHEDULE
+    ),
+}
+
+
+def train_together(
+    recipe: Recipe,
+    root: Path,
+    folder: Path,
+    worker: Worker = Worker(),  # noqa: B008, a tuple
+    steps: tuple[int, int] | None = None,
+    callbacks: tuple[list, list] = ((), ()),
+    verbose=0,
+) -> tuple[VQVAE, GatedPixelCNN]:
+    """Trains both stages on slices streamed from the disk, with all workers that there are.
+
+    A step of either stage sees `batch` slices over all workers; every other pass of the first
+    stage is mirrored. Interrupted, it goes on from the backups in `folder`.
+
+    Args:
+        recipe: one of ours, for example of `SIZES`.
+        root: of the slices, as for `load_slices`.
+        folder: that all workers can see; ends up holding `vqvae.keras` and `prior.keras`.
+        worker: what `join_workers` returned.
+        steps: of the two stages, in place of the recipe's.
+        callbacks: of the two stages.
+        verbose: as for `fit`.
+
+    Returns:
+        Both stages, on this worker's own device.
+
+    Raises:
+        WorkerLostError: when another worker is gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = stream_slices(root, "train", recipe.size, recipe.crop)
+    count = len(stream)
+    steps = steps or (recipe.fitting.steps, recipe.drawing.steps)
+
+    def pictures(numbers):
+        images = stream.read(numbers % count)
+        mirrored = numbers >= count
+        images[mirrored] = images[mirrored, :, ::-1]
+        return images, images
+
+    keras.utils.set_random_seed(recipe.seed)
+    some = stream.read(range(0, count, -(-count // 200)))
+    vqvae = improved_vqvae(float(some.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
+    vqvae.compile(keras.optimizers.Adam(series.learning_rate(recipe.fitting.rate, steps[0])))
+    batches = Batches(pictures, 2 * count, recipe.fitting.batch, recipe.seed, worker)
+    fit_together(vqvae, batches, steps[0], folder / "vqvae", callbacks[0], verbose=verbose)
+
+    codes, first = _encoded(vqvae, stream, folder, worker)
+    keras.utils.set_random_seed(recipe.seed)
+    prior = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
+    prior.compile(
+        keras.optimizers.AdamW(
+            series.learning_rate(recipe.drawing.rate, steps[1]), series.WEIGHT_DECAY, clipnorm=1.0
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    batches = Batches(
+        lambda numbers: ((codes[numbers], stream.slices[numbers]), codes[numbers]),
+        count,
+        recipe.drawing.batch,
+        recipe.seed,
+        worker,
+    )
+    fit_together(prior, batches, steps[1], folder / "prior", callbacks[1], verbose=verbose)
+    with apart():
+        second = own_copy(prior)
+        if worker.rank == 0:
+            series.save_for_use(first, folder / "vqvae.keras")
+            series.save_for_use(second, folder / "prior.keras")
+    return first, second
+
+
+def _encoded(
+    vqvae: VQVAE, stream: SliceStream, folder: Path, worker: Worker
+) -> tuple[np.ndarray, VQVAE]:
+    """The code maps of a stream, each worker encoding its share, and the worker's own VQ-VAE."""
+    with apart():
+        own = own_copy(vqvae)
+        share = np.array_split(np.arange(len(stream)), worker.count)[worker.rank]
+        chunks = np.array_split(share, max(1, -(-len(share) // 256)))
+        mine = np.concatenate([own.encode(stream.read(chunk)) for chunk in chunks])
+    return gathered(mine, folder / "codes", worker), own

@@ -1,6 +1,6 @@
 """What one Keras backend makes of the package, for tests/test_backends.py: a process of its own.
 
-    KERAS_BACKEND=jax python tests/backend.py FILE.npz
+KERAS_BACKEND=jax python tests/backend.py FILE.npz
 """
 
 import sys
@@ -60,9 +60,7 @@ def same_steps() -> dict:
         model.set_weights([rng.normal(0, 0.1, value.shape) for value in model.get_weights()])
         loss = {} if stage == "first" else {"loss": LIKELIHOOD(from_logits=True)}
         model.compile(keras.optimizers.SGD(0.02), **loss, **COMPILED)
-        history = model.fit(
-            inputs[stage], targets[stage], 16, 3, verbose=0, shuffle=False
-        ).history
+        history = model.fit(inputs[stage], targets[stage], 16, 3, verbose=0, shuffle=False).history
         losses[f"losses, {stage} stage"] = history["loss"]
     return losses
 

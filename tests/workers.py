@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--die-after", type=int, default=0)
+    parser.add_argument("--die-after", type=int, default=0, help="steps; the last worker only")
     chosen = parser.parse_args()
     several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
     devices = len(keras.distribution.list_devices()) if not several else 1
@@ -65,7 +65,8 @@ def main() -> None:
     keras.utils.set_random_seed(0)
     vqvae = improved_vqvae(0.1, 16, num_embeddings=16, widths=(8, 8), blocks=1)
     vqvae.compile(keras.optimizers.Adam(1e-3))
-    losses = Losses(chosen.die_after)
+    last = worker.rank == worker.count - 1
+    losses = Losses(chosen.die_after if last else 0)
     batches = scaling.Batches(lambda n: (images[n], images[n]), COUNT, BATCH, 0, worker)
     try:
         history = scaling.fit_together(
@@ -92,9 +93,7 @@ def main() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     losses = Losses(0)
-    batches = scaling.Batches(
-        lambda n: ((codes[n], indices[n]), codes[n]), COUNT, BATCH, 0, worker
-    )
+    batches = scaling.Batches(lambda n: ((codes[n], indices[n]), codes[n]), COUNT, BATCH, 0, worker)
     scaling.fit_together(prior, batches, chosen.steps, chosen.folder / "prior", [losses])
     seen["prior losses"] = losses.losses
     with scaling.apart():
