@@ -14,16 +14,13 @@ from oasis_helpers.layers import EMAVectorQuantizer, VectorQuantizer
 
 HERE = Path(__file__).parent
 BACKENDS = ("tensorflow", "jax", "torch")
-POLICIES = ("mixed_float16", "mixed_bfloat16")
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def results(folder: Path, *policies: str) -> dict[str, dict]:
     """{backend: what tests/backend.py found}, all at the same time, each in its own process."""
-    folder = tmp_path_factory.mktemp("backends")
     running = {
         backend: subprocess.Popen(
-            [sys.executable, HERE / "backend.py", folder / f"{backend}.npz"],
+            [sys.executable, HERE / "backend.py", folder / f"{backend}.npz", *policies],
             env={**os.environ, "KERAS_BACKEND": backend},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -32,10 +29,19 @@ def found(tmp_path_factory):
         for backend in BACKENDS
         if importlib.util.find_spec(backend)
     }
-    ended = {backend: process.communicate(timeout=500) for backend, process in running.items()}
+    try:
+        said = {backend: each.communicate(timeout=3000)[1] for backend, each in running.items()}
+    finally:
+        for process in running.values():
+            process.kill()
     for backend, process in running.items():
-        assert process.returncode == 0, f"{backend}:\n{ended[backend][1][-3000:]}"
+        assert process.returncode == 0, f"{backend}:\n{said[backend][-3000:]}"
     return {backend: dict(np.load(folder / f"{backend}.npz")) for backend in running}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return results(tmp_path_factory.mktemp("backends"), "mixed_float16")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -81,11 +87,11 @@ def test_both_stages_learn(one):
     assert one["float32 loss"][-1] < one["float32 loss"][0]
     assert one["float32 restarts"][0] >= 8, "the codebook didn't start from data"
     assert 1.5 < one["float32 perplexity"][-1] <= 8
-    assert np.isfinite(one["sharpener critic"]).all()
 
 
-@pytest.mark.parametrize("policy", ["float32", *POLICIES])
-def test_saving_likelihood_and_sampling(one, policy):
+def check_use(one: dict, policy: str) -> None:
+    """Training stays finite, saving loses nothing, and what comes out is in single precision."""
+
     def of(name):
         return one[f"{policy} {name}"]
 
@@ -94,8 +100,20 @@ def test_saving_likelihood_and_sampling(one, policy):
     np.testing.assert_allclose(of("log_prob before"), of("log_prob after"), atol=1e-5)
     assert of("decoded after").dtype == of("log_prob after").dtype == np.float32
     assert set(of("quantiser's types")) == {"float32"}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_saving_likelihood_and_sampling(one, policy):
+    check_use(one, policy)
     if policy == "float32":
-        np.testing.assert_array_equal(of("drawn"), of("drawn by full passes"))
+        np.testing.assert_array_equal(one["float32 drawn"], one["float32 drawn by full passes"])
+
+
+@pytest.mark.long
+def test_bfloat16_and_the_critic(tmp_path):
+    for one in results(tmp_path, "mixed_bfloat16").values():
+        check_use(one, "mixed_bfloat16")
+        assert np.isfinite(one["sharpener critic"]).all()
 
 
 # -------------------------------------------------------- why some things stay in float32
