@@ -310,7 +310,11 @@ def share(function: Callable) -> None:
     batch = np.array([5, 3, 9, 1, 7, 2])
     trials = [
         ((batch, 0, 1), _equals(batch), "One worker alone reads everything."),
-        ((batch, 0, 2), _equals([5, 3, 9]), "Laid one after the other, shares give the batch back."),
+        (
+            (batch, 0, 2),
+            _equals([5, 3, 9]),
+            "Shares, one after the other, give the batch back.",
+        ),
         ((batch, 1, 2), _equals([1, 7, 2]), "Where does the share of this rank begin?"),
         ((batch, 2, 3), _equals([7, 2]), "Three workers: how long is a share?"),
     ]
@@ -328,7 +332,7 @@ def joined_entry(function: Callable) -> None:
         (
             (np.array([9.0, 1.0]), np.array([[9.0], [11.0]])),
             _equals([2]),
-            "One worker's vectors are nine, the other's a single one: a mean of means forgets that.",
+            "One worker has nine vectors, the other a single one: a mean of means forgets that.",
         ),
         (
             (np.array([0.0, 4.0]), np.array([[0.0], [2.0]])),

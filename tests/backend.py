@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from workers import rings
 
-from oasis_helpers import load_pretrained, sample_codes
+from oasis_helpers import load_pretrained, sample_codes, series
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sharpening import Sharpener, patch_critic
 from oasis_helpers.vqvae import improved_vqvae, reference_vqvae
@@ -70,12 +70,16 @@ def both_stages(epochs: int) -> dict:
     keras.utils.set_random_seed(0)
     images, indices = rings(), np.arange(64) % 32
     vqvae, prior = first_stage("ours"), second_stage("ours")
-    vqvae.compile(keras.optimizers.Adam(3e-3), **COMPILED)
+    vqvae.compile(keras.optimizers.Adam(1e-2), **COMPILED)
     first = vqvae.fit(images, images, 16, epochs, verbose=0).history
     codes = vqvae.encode(images)
     optimizer = keras.optimizers.AdamW(3e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.9)
     prior.compile(optimizer, LIKELIHOOD(from_logits=True), metrics=["accuracy"], **COMPILED)
-    second = prior.fit((codes, indices), codes, 16, epochs, verbose=0).history
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    inputs, unseen = (codes, indices), ((codes[:16], indices[:16]), codes[:16])
+    second = prior.fit(
+        inputs, codes, 16, epochs, verbose=0, callbacks=[swap], validation_data=unseen
+    ).history
     found = {
         "mse": first["mse"],
         "perplexity": first["perplexity"],
@@ -87,8 +91,10 @@ def both_stages(epochs: int) -> dict:
     }
     with tempfile.TemporaryDirectory() as folder:
         for number, model in enumerate((vqvae, prior)):
-            model.save(Path(folder) / f"{number}.keras")
-        again = [keras.saving.load_model(Path(folder) / f"{n}.keras") for n in (0, 1)]
+            series.save_for_use(model, Path(folder) / f"{number}.keras")
+        again = [
+            keras.saving.load_model(Path(folder) / f"{n}.keras", compile=False) for n in (0, 1)
+        ]
     for when, (one, other) in {"before": (vqvae, prior), "after": again}.items():
         found[f"decoded {when}"] = one.decode(one.encode(images))
         found[f"log_prob {when}"] = other.log_prob(codes, indices)
