@@ -237,8 +237,14 @@ def results() -> None:
 
 
 def with_results(readme: str) -> str:
-    """README's text with the tables between the `results` and the `realism` marks made anew."""
-    for name, table in {"results": results_table(), "realism": realism_table()}.items():
+    """README's text with the tables between the marks made anew from what is kept."""
+    tables = {
+        "results": results_table(),
+        "realism": realism_table(),
+        "sizes": sizes_table(),
+        "bench": bench_table(),
+    }
+    for name, table in tables.items():
         before, _, rest = readme.partition(f"<!-- {name} -->\n")
         _, mark, after = rest.partition(f"\n<!-- /{name} -->")
         readme = f"{before}<!-- {name} -->\n{table}{mark}{after}"
@@ -309,6 +315,31 @@ def realism_table() -> str:
         figures = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[measure]) for measure in measures)
         rows.append([name, *figures])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def sizes_table() -> str:
+    """A Markdown table of what larger slices cost, as multiples of the smallest ones' cost."""
+    rows = json.loads((ladders.KEPT / "sizes.json").read_text())["sizes"]
+
+    def costs(row: dict) -> tuple[float, ...]:
+        each = (row[step] / batch for step, batch in zip(("fit_step", "prior_step"), row["batch"]))
+        return (*each, row["draw"], row["peak_gb"])
+
+    head = ["slices", "codes", "bits", "stage 1", "stage 2", "drawing", "memory"]
+    table = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for row in rows:
+        times = (f"{mine / least:.1f}" for mine, least in zip(costs(row), costs(rows[0])))
+        table.append([row["name"], str(row["cells"]), str(row["bits"]), *times])
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
+def bench_table() -> str:
+    """A Markdown table of how many times as much ours does in a second as the plain recipes."""
+    times = json.loads((ladders.KEPT / "bench.json").read_text())["times"]
+    table = [["ours against", "images trained on", "maps trained on", "maps drawn"]]
+    table.append(["---", "--:", "--:", "--:"])
+    table += [[name, *(f"{value:.2g}" for value in row.values())] for name, row in times.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def main() -> None:
