@@ -635,7 +635,7 @@ def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
 # -------------------------------------------------------------------------------------- sizes
 
 
-def sizes(root: str | Path, names: tuple[str, ...] = tuple(scaling.SIZES), steps: int = 8):
+def sizes(root: str | Path, names: tuple[str, ...] = tuple(scaling.SIZES), steps: int = 5):
     """What both stages cost at every size of `scaling.SIZES`; yields each result.
 
     Every size is trained for a few steps in a process of its own, so that its memory can be told
@@ -672,6 +672,7 @@ def size_cost(name: str, root: Path, steps: int, drawn: int = 4) -> dict:
         vqvae, prior = scaling.train_together(
             recipe, root, Path(folder), callbacks=tuple([stop] for stop in stops)
         )
+    vqvae.decode(sample_codes(prior, drawn, seed=0))  # whatever is done once, isn't timed
     started = time.perf_counter()
     vqvae.decode(sample_codes(prior, drawn, seed=0))
     seconds = time.perf_counter() - started

@@ -70,7 +70,7 @@ def both_stages(epochs: int) -> dict:
     keras.utils.set_random_seed(0)
     images, indices = rings(), np.arange(64) % 32
     vqvae, prior = first_stage("ours"), second_stage("ours")
-    vqvae.compile(keras.optimizers.Adam(1e-2), **COMPILED)
+    vqvae.compile(keras.optimizers.Adam(3e-3), **COMPILED)
     first = vqvae.fit(images, images, 16, epochs, verbose=0).history
     codes = vqvae.encode(images)
     optimizer = keras.optimizers.AdamW(3e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.9)
@@ -113,7 +113,7 @@ def main(file: str, *policies: str) -> None:
     found |= shipped() | same_steps()
     if "mixed_bfloat16" in policies:  # the long form
         found |= {f"sharpener {name}": values for name, values in sharpened().items()}
-    for policy, epochs in {"float32": 6, **dict.fromkeys(policies, 1)}.items():
+    for policy, epochs in {"float32": 12, **dict.fromkeys(policies, 1)}.items():
         keras.config.set_dtype_policy(policy)
         found |= {f"{policy} {name}": value for name, value in both_stages(epochs).items()}
     np.savez(file, **found)

@@ -46,7 +46,7 @@ def rings() -> np.ndarray:
     y, x = np.mgrid[:16, :16] / 16 - 0.5
     middle = np.random.default_rng(0).uniform(-0.2, 0.2, (2, COUNT, 1, 1))
     away = np.hypot(x - middle[0], y - middle[1])
-    return (0.5 + 0.5 * np.cos(20 * away))[..., None].astype("float32")
+    return (0.5 + 0.5 * np.cos(9 * away))[..., None].astype("float32")
 
 
 def main() -> None:
