@@ -55,6 +55,10 @@ ladder: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers ladder priors
 	$(BIN)/python -m oasis_helpers ladder temperature
 	$(BIN)/python -m oasis_helpers ladder sampling
+	$(BIN)/python -m oasis_helpers ladder sizes
+
+bench: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers bench
 
 results: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers results

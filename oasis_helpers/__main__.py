@@ -36,7 +36,16 @@ from oasis_helpers.data import (
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
-LADDERS = ("ablation", "rates", "race", "decoders", "priors", "temperature", "sampling")
+LADDERS = (
+    "ablation",
+    "rates",
+    "race",
+    "decoders",
+    "priors",
+    "temperature",
+    "sampling",
+    "sizes",
+)
 PICTURED = "oasis1"  # the weights whose slices README shows
 WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without a running kernel
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
@@ -189,18 +198,20 @@ def _two_decoders(sharp: dict, faithful: dict, figure: str) -> str:
 def ladder(kind: str) -> None:
     """One of the comparisons of `ladders`, on the data in force; prints and keeps the results."""
     root, name = series.data_root(), series.data_name()
-    file = ladders.KEPT / (f"{kind}.json" if kind == "sampling" else f"{name}-{kind}.json")
+    timed = kind in ("sampling", "sizes")  # the same whatever is in the slices
+    file = ladders.KEPT / (f"{kind}.json" if timed else f"{name}-{kind}.json")
     at_once = {
         "race": lambda: ladders.race(root),
         "priors": lambda: ladders.priors(root, name),
         "temperature": lambda: ladders.temperature(root, name),
         "sampling": ladders.sampling,
+        "sizes": lambda: {
+            "machine": ladders.machine_facts(),
+            "sizes": list(ladders.sizes(root)),
+        },
     }
     if kind in at_once:
-        found = at_once[kind]()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        series.write_json(file, found, indent=1)
-        print(json.dumps(found, indent=1))
+        keep(file, at_once[kind]())
         return
     rungs = {
         "ablation": lambda: ladders.ablation(root, file),
@@ -211,6 +222,22 @@ def ladder(kind: str) -> None:
         scores = found.get("scores", found)
         figures = (f"{key} {scores[key]}" for key in ("ssim", "brain_ssim", "psnr_db"))
         print(f"{found['name']:45s}", *figures, flush=True)
+
+
+def keep(file: Path, found: dict) -> None:
+    """Writes what was measured as JSON, and prints it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    series.write_json(file, found, indent=1)
+    print(json.dumps(found, indent=1))
+
+
+def bench() -> None:
+    """Times both stages against the plain recipes, keeps the result, and prints the ratios."""
+    found = ladders.bench()
+    keep(ladders.KEPT / "bench.json", found)
+    for name, times in found["times"].items():
+        shown = ", ".join(f"{value:.3g} times the {what}" for what, value in times.items())
+        print(f"ours against {name}: {shown} a second")
 
 
 def features() -> None:
@@ -236,8 +263,14 @@ def results() -> None:
 
 
 def with_results(readme: str) -> str:
-    """README's text with the tables between the `results` and the `realism` marks made anew."""
-    for name, table in {"results": results_table(), "realism": realism_table()}.items():
+    """README's text with the tables between the marks made anew from what is kept."""
+    tables = {
+        "results": results_table(),
+        "realism": realism_table(),
+        "sizes": sizes_table(),
+        "bench": bench_table(),
+    }
+    for name, table in tables.items():
         before, _, rest = readme.partition(f"<!-- {name} -->\n")
         _, mark, after = rest.partition(f"\n<!-- /{name} -->")
         readme = f"{before}<!-- {name} -->\n{table}{mark}{after}"
@@ -310,6 +343,31 @@ def realism_table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def sizes_table() -> str:
+    """A Markdown table of what larger slices cost, as multiples of the smallest ones' cost."""
+    rows = json.loads((ladders.KEPT / "sizes.json").read_text())["sizes"]
+
+    def costs(row: dict) -> tuple[float, ...]:
+        each = (row[step] / batch for step, batch in zip(("fit_step", "prior_step"), row["batch"]))
+        return (*each, row["draw"], row["peak_gb"])
+
+    head = ["slices", "codes", "bits", "stage 1", "stage 2", "drawing", "memory"]
+    table = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for row in rows:
+        times = (f"{mine / least:.1f}" for mine, least in zip(costs(row), costs(rows[0])))
+        table.append([row["name"], str(row["cells"]), str(row["bits"]), *times])
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
+def bench_table() -> str:
+    """A Markdown table of how many times as much ours does in a second as the plain recipes."""
+    times = json.loads((ladders.KEPT / "bench.json").read_text())["times"]
+    table = [["ours against", "images trained on", "maps trained on", "maps drawn"]]
+    table.append(["---", "--:", "--:", "--:"])
+    table += [[name, *(f"{value:.2g}" for value in row.values())] for name, row in times.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
+
+
 def licences() -> None:
     """Prints name, version and licence of everything that the lock installs on this system."""
     rows = [("package", "version", "licence"), *locked_licences()]
@@ -356,6 +414,7 @@ COMMANDS = {
     "run": (run, "execute the series, make pages and figures"),
     "refresh": (refresh, "execute the notebooks in place, on the cohort"),
     "results": (results, "write README's results table anew"),
+    "bench": (bench, "time both stages against the plain recipes"),
     "features": (features, "train the network that judges drawn slices"),
     "licences": (licences, "list what is installed, and under which licence"),
 }

@@ -327,3 +327,44 @@ def kernel_distance(function: Callable) -> None:
         ((wide, wide), _equals(with_itself), "Where does C, the number of components, come in?"),
     ]
     _judge("kernel_distance", function, trials, "a sum by hand, and a set with itself")
+
+
+# --------------------------------------------------------------------------------- 7. scaling
+
+
+def share(function: Callable) -> None:
+    """`share(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
+    batch = np.array([5, 3, 9, 1, 7, 2])
+    trials = [
+        ((batch, 0, 1), _equals(batch), "One worker alone reads everything."),
+        (
+            (batch, 0, 2),
+            _equals([5, 3, 9]),
+            "Shares, one after the other, give the batch back.",
+        ),
+        ((batch, 1, 2), _equals([1, 7, 2]), "Where does the share of this rank begin?"),
+        ((batch, 2, 3), _equals([7, 2]), "Three workers: how long is a share?"),
+    ]
+    _judge("share", function, trials, "one worker, two and three")
+
+
+def joined_entry(function: Callable) -> None:
+    """`joined_entry(counts, totals)`: float (workers,), (workers, D) -> one entry, float (D,)."""
+    trials = [
+        (
+            (np.array([2.0, 2.0]), np.array([[2.0, 4.0], [6.0, 0.0]])),
+            _equals([2, 1]),
+            "An entry is the mean of all the vectors that chose it, wherever they are.",
+        ),
+        (
+            (np.array([9.0, 1.0]), np.array([[9.0], [11.0]])),
+            _equals([2]),
+            "One worker has nine vectors, the other a single one: a mean of means forgets that.",
+        ),
+        (
+            (np.array([0.0, 4.0]), np.array([[0.0], [2.0]])),
+            _equals([0.5]),
+            "A worker whose part of the batch never chose the entry must not spoil it.",
+        ),
+    ]
+    _judge("joined_entry", function, trials, "equal shares, unequal ones, an empty one")

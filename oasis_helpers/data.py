@@ -150,6 +150,52 @@ def _is_box(crop) -> bool:
     return whole_numbers and len(crop) == 3
 
 
+@dataclass(frozen=True)
+class SliceStream:
+    """The slices of one split, left on the disk and read a batch at a time.
+
+    For frames and splits that memory can't hold at once: 11,328 slices of 256 x 256 pixels are
+    3 GB as float32, and training copies them.
+
+    Attributes:
+        paths: the files, sorted by subject and slice index.
+        subjects, slices: int32 (N,), as in `SliceSet`.
+        size, crop: the frame that `read` returns.
+    """
+
+    paths: tuple[Path, ...]
+    subjects: np.ndarray
+    slices: np.ndarray
+    size: int
+    crop: Box | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, numbers) -> np.ndarray:
+        """The slices of these numbers (0 ... N-1), float32 (n, size, size, 1) in [0, 1].
+
+        Raises:
+            SliceDataError: with a sentence for every one of them that can't be used.
+        """
+        pictures = _read([self.paths[number] for number in numbers], self.size, self.crop)
+        return pictures.astype("float32")[..., None] / 255
+
+
+def stream_slices(
+    root: str | Path, split: str, size: int = 80, crop: str | Box | None = None
+) -> SliceStream:
+    """Finds the slices of one split and reads none of them yet; arguments as `load_slices`.
+
+    Raises:
+        SliceDataError: for a missing or empty folder, and for names that are out of order.
+    """
+    files = _checked_files(_layout_folder(root), split)
+    keys = np.array(list(files), dtype="int32")
+    box = brain_box(root) if crop == "brain" else crop
+    return SliceStream(tuple(files.values()), keys[:, 0], keys[:, 1], size, box)
+
+
 def with_mirrored(images: np.ndarray) -> np.ndarray:
     """Slices (N, size, size, 1), and after them the same with left and right exchanged."""
     return np.concatenate([images, images[:, :, ::-1]])

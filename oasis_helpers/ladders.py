@@ -6,17 +6,22 @@ beside JPEG, JPEG 2000 and WebP. `race` asks how long ours takes to reach what t
 with. `decoders` trains a finished decoder on in three ways. `temperature` draws at several
 temperatures and judges each set. All these are scored on *validation* subjects: they are for
 choosing. `priors` gives the plain prior the codes and the time that a shipped prior had, and
-scores both on test subjects. `sampling` times the cached sampler against the usual loop.
+scores both on test subjects. `sampling` times the cached sampler against the usual loop, `sizes`
+what larger slices cost, and `bench` both stages against the plain recipes.
 Those with several rungs keep every result at once and go on where they were interrupted.
 """
 
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import platform
+import resource
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +29,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from oasis_helpers import metrics, realism, series
+from oasis_helpers import metrics, realism, scaling, series
 from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT, SliceSet, load_slices
 from oasis_helpers.layers import (
     EMAVectorQuantizer,
@@ -634,3 +639,178 @@ def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
             sample_codes(prior, 64, 16)
             batch = round(time.perf_counter() - started, 2)
     return {"machine": machine_facts(), "maps": maps, "grids": grids, "batch_of_64": batch}
+
+
+# -------------------------------------------------------------------------------------- sizes
+
+
+def sizes(root: str | Path, names: tuple[str, ...] = tuple(scaling.SIZES), steps: int = 5):
+    """What both stages cost at every size of `scaling.SIZES`; yields each result.
+
+    Every size is trained for a few steps in a process of its own, so that its memory can be told
+    from the others'.
+
+    Args:
+        root: of the slices.
+        names: in `scaling.SIZES`.
+        steps: of each stage.
+
+    Yields:
+        as `size_cost`.
+    """
+    spawning = multiprocessing.get_context("spawn")
+    for name in names:
+        with ProcessPoolExecutor(1, spawning) as process:
+            yield process.submit(size_cost, name, Path(root), steps).result()
+
+
+def size_cost(name: str, root: Path, steps: int, drawn: int = 4) -> dict:
+    """Seconds and memory that one size takes in this process, from training to drawing.
+
+    Args:
+        name, steps: as for `sizes`.
+        root: of the slices, which are streamed from the disk.
+        drawn: slices drawn at once.
+
+    Returns:
+        {"name", "size", "cells", "bits" a slice, "weights" and "batch" of both stages, "steps",
+        "fit_step" and "prior_step" in seconds, "draw" in seconds a slice, "peak_gb" of memory}.
+    """
+    recipe, stops = scaling.SIZES[name], (StopAfter(steps), StopAfter(steps))
+    with tempfile.TemporaryDirectory() as folder:
+        vqvae, prior = scaling.train_together(
+            recipe, root, Path(folder), callbacks=tuple([stop] for stop in stops)
+        )
+    vqvae.decode(sample_codes(prior, drawn, seed=0))  # whatever is done once, isn't timed
+    started = time.perf_counter()
+    vqvae.decode(sample_codes(prior, drawn, seed=0))
+    seconds = time.perf_counter() - started
+    paces = [float(np.median(np.diff(stop.ended))) for stop in stops]  # the first step compiles
+    return {
+        "name": name,
+        "size": recipe.size,
+        "cells": int(np.prod(vqvae.code_shapes[0])),
+        "bits": round(vqvae.bits_per_slice),
+        "weights": [vqvae.count_params(), prior.count_params()],
+        "batch": [recipe.fitting.batch, recipe.drawing.batch],
+        "steps": steps,
+        "fit_step": round(paces[0], 4),
+        "prior_step": round(paces[1], 4),
+        "draw": round(seconds / drawn, 4),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+# -------------------------------------------------------------------------------------- bench
+
+POSITIONS_TIMED = 12  # of the usual sampling loop, all of which cost the same
+
+
+def keras_example(variance: float, size: int = 80) -> VQVAE:
+    """A yardstick after the description of Keras's own VQ-VAE example, not its code.
+
+    Two strided convolutions of 32 and 64 filters, D = 16, K = 128 trained by gradient, mirrored
+    transposed convolutions and a linear output: a grid of size / 4.
+    """
+    strided = {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"}
+    encoder = keras.Sequential(
+        [
+            keras.Input((size, size, 1)),
+            *(keras.layers.Conv2D(filters, **strided) for filters in (32, 64)),
+            keras.layers.Conv2D(16, 1),
+        ]
+    )
+    decoder = keras.Sequential(
+        [
+            keras.Input(encoder.output_shape[1:]),
+            *(keras.layers.Conv2DTranspose(filters, **strided) for filters in (64, 32)),
+            keras.layers.Conv2DTranspose(1, 3, padding="same"),
+        ]
+    )
+    return VQVAE(encoder, VectorQuantizer(128, 16), decoder, variance)
+
+
+def bench(steps: int = 8, maps: int = 8) -> dict:
+    """Seconds of both stages, of ours and of two plain recipes, in one run on blank slices.
+
+    How long a step or a draw takes doesn't depend on what is in the pictures or on what the
+    networks have learnt. How good the result is, it doesn't say either: that is for `race`.
+
+    Args:
+        steps: timed, of every network.
+        maps: drawn at once.
+
+    Returns:
+        {"machine", "recipes": {name: {"batch", "fit_step", "images_a_second", "prior_batch",
+        "prior_step", "maps_a_second", "draw"}}, "times": {name of a plain recipe: how many times
+        as many images, maps and draws a second ours makes}}; times in seconds, "draw" for a map.
+    """
+    recipe = series.RECIPES["oasis1"]
+    contenders = {
+        "Keras's example": (keras_example(1.0), 128, MaskedPixelCNN, {}, 128),
+        "plain recipe": (reference_vqvae(1.0), 128, MaskedPixelCNN, {}, 64),
+        "ours": (
+            improved_vqvae(1.0, **series.RECIPES["oasis1-faithful"].vqvae),
+            32,
+            GatedPixelCNN,
+            recipe.prior,
+            recipe.drawing.batch,
+        ),
+    }
+    found = {}
+    for name, (vqvae, batch, kind, options, prior_batch) in contenders.items():
+        images = np.zeros((batch, 80, 80, 1), "float32")
+        vqvae.compile(keras.optimizers.Adam())
+        fit_step = _pace(vqvae, images, images, batch, steps)
+        prior = kind(vqvae.num_embeddings, vqvae.code_shapes[0], **options)
+        codes = np.zeros((prior_batch, *prior.grid), "int32")
+        prior.compile(
+            keras.optimizers.Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
+        indices = np.zeros(prior_batch, "int32")
+        prior_step = _pace(prior, (codes, indices), codes, prior_batch, steps)
+        found[name] = {
+            "batch": batch,
+            "fit_step": fit_step,
+            "images_a_second": batch / fit_step,
+            "prior_batch": prior_batch,
+            "prior_step": prior_step,
+            "maps_a_second": prior_batch / prior_step,
+            "draw": _draw_pace(prior, maps, usual=name != "ours"),
+        }
+    ours = found["ours"]
+    times = {
+        name: {
+            "images": ours["images_a_second"] / row["images_a_second"],
+            "maps": ours["maps_a_second"] / row["maps_a_second"],
+            "draws": row["draw"] / ours["draw"],
+        }
+        for name, row in found.items()
+        if name != "ours"
+    }
+    rounded = ({k: {n: float(f"{v:.3g}") for n, v in r.items()} for k, r in part.items()}
+               for part in (found, times))  # fmt: skip
+    return dict(zip(("machine", "recipes", "times"), (machine_facts(), *rounded)))
+
+
+def _pace(model: keras.Model, x, y, batch: int, steps: int) -> float:
+    """Seconds of a step of `fit`, on the same batch again and again; the first one compiles."""
+    stop = StopAfter()
+    model.fit(x, y, batch, epochs=steps + 1, verbose=0, shuffle=False, callbacks=[stop])
+    return float(np.median(np.diff(stop.ended)))
+
+
+def _draw_pace(prior: Prior, maps: int, usual: bool) -> float:
+    """Seconds to draw one map: by the cached sampler, or by the usual loop of `predict`."""
+    if not usual:
+        sample_codes(prior, 1)
+        started = time.perf_counter()
+        sample_codes(prior, maps, 0)
+        return (time.perf_counter() - started) / maps
+    inputs = np.zeros((maps, *prior.grid), "int32"), np.zeros(maps, "int32")
+    prior.predict(inputs, verbose=0)  # whatever is done once, isn't timed
+    started = time.perf_counter()
+    for _ in range(POSITIONS_TIMED):
+        prior.predict(inputs, verbose=0)
+    each = (time.perf_counter() - started) / POSITIONS_TIMED
+    return each * prior.grid[0] * prior.grid[1] / maps

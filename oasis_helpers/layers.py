@@ -1,6 +1,8 @@
 """Keras layers of the two stages: quantisers and residual blocks; masked and gated convolutions.
 
-Everything here is written with `keras.ops`, so that it runs on any Keras backend.
+Everything here is written with `keras.ops`, so that it runs on any Keras backend, on one device
+or on several. Under a mixed-precision policy convolutions and products are computed in half
+precision; distances to the codebook, its running statistics and softmax stay in float32.
 """
 
 from __future__ import annotations
@@ -31,6 +33,53 @@ def refuse_other_codes(what: str, codes: np.ndarray, num_embeddings: int, lowest
 
 
 @_register
+class GlobalBatch(keras.layers.Layer):
+    """A value of the last batch that all devices agree on; no weight, and never saved.
+
+    A quantiser has two uses for it. Its statistics must be over the whole batch, or devices would
+    end up with codebooks of their own: under JAX a batch is one array, however many devices hold
+    it; under `tf.distribute` each device computes on its part, and the variable joins them. And
+    it tells the model's metrics what the call saw: a call can't update them itself, because under
+    JAX `fit` hands it the weights alone.
+
+    Args:
+        shape: of the value.
+        joined: "sum" adds up the devices' values; "only_first_replica" takes the first one's,
+            for what is equal on all of them or drawn at random.
+
+    Call arguments:
+        value: float, this device's value.
+
+    Returns:
+        float, the value that all devices have now.
+    """
+
+    def __init__(self, shape: tuple[int, ...], joined: str = "sum", **kwargs):
+        super().__init__(**kwargs)
+        self.shape, self.joined = tuple(shape), joined
+        self.value = self.add_weight(
+            name="value", shape=self.shape, initializer="zeros", trainable=False, aggregation=joined
+        )
+
+    def call(self, value):
+        self.value.assign(value)
+        return ops.convert_to_tensor(self.value)
+
+    @property
+    def weights(self):
+        return []
+
+    def save_own_variables(self, store):
+        """Nothing of a batch outlives it."""
+
+    def load_own_variables(self, store):
+        """Nothing was saved."""
+
+    def get_config(self):
+        return {**super().get_config(), "shape": list(self.shape), "joined": self.joined}
+
+
+@_register
 class VectorQuantizer(keras.layers.Layer):
     """Replaces every vector by its nearest codebook entry; the codebook learns by gradient.
 
@@ -44,6 +93,8 @@ class VectorQuantizer(keras.layers.Layer):
         embedding_dim: D, the length of each entry.
         commitment_cost: beta, the weight of the commitment loss.
         gradient: how a gradient passes the choice of entry, a key of `GRADIENTS`.
+        dtype: float32 whatever the global policy is: half precision can't tell near entries apart
+            and can't count beyond 2048.
 
     Call arguments:
         vectors: float (..., D).
@@ -58,14 +109,16 @@ class VectorQuantizer(keras.layers.Layer):
         embedding_dim: int,
         commitment_cost=0.25,
         gradient="straight-through",
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, **kwargs)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
         self.gradient = gradient
         self.usage = CodebookUsage(num_embeddings, name="usage")
+        self.chosen = GlobalBatch((num_embeddings,), dtype=dtype)
 
     def build(self, input_shape):
         if input_shape[-1] != self.embedding_dim:
@@ -86,16 +139,22 @@ class VectorQuantizer(keras.layers.Layer):
     def call(self, vectors, training=False):
         codes = self.nearest(vectors)
         entries = self.lookup(codes)
-        self.usage.update_state(codes)
+        one_hot = ops.one_hot(ops.reshape(codes, (-1,)), self.num_embeddings, dtype=self.dtype)
+        chosen = self.chosen(ops.sum(one_hot, axis=0))
         self.add_loss(self.commitment_cost * ops.mean((vectors - ops.stop_gradient(entries)) ** 2))
-        self._learn(vectors, codes, entries, training)
+        self._learn(vectors, entries, one_hot, chosen, training)
         return GRADIENTS[self.gradient](vectors, entries)
 
-    def _learn(self, vectors, codes, entries, training):
+    def _learn(self, vectors, entries, one_hot, chosen, training):
         self.add_loss(ops.mean((entries - ops.stop_gradient(vectors)) ** 2))
+
+    def update_metrics(self):
+        """Adds what the last call saw to the metrics; for the model's `compute_loss`."""
+        self.usage.update_state(self.chosen.value)
 
     def squared_distances(self, vectors):
         """float (..., K): the squared Euclidean distance of each vector to each entry."""
+        vectors = ops.cast(vectors, self.dtype)
         return (
             ops.sum(vectors**2, axis=-1, keepdims=True)
             - 2 * ops.matmul(vectors, ops.transpose(self.codebook))
@@ -190,36 +249,43 @@ class EMAVectorQuantizer(VectorQuantizer):
         self.seed = seed
         self.random = keras.random.SeedGenerator(seed)
         self.restarts = keras.metrics.Sum(name="restarts")
+        shape, dtype = (num_embeddings, embedding_dim), self.dtype
+        self.vector_sums = GlobalBatch(shape, dtype=dtype)
+        self.drawn = GlobalBatch(shape, "only_first_replica", dtype=dtype)
+        self.restarted = GlobalBatch((), "only_first_replica", dtype=dtype)
 
     _codebook_has_gradient = False
 
     def build(self, input_shape):
         super().build(input_shape)
-        zeros = {"initializer": "zeros", "trainable": False}
-        self.counts = self.add_weight(name="counts", shape=(self.num_embeddings,), **zeros)
-        self.sums = self.add_weight(name="sums", shape=self.codebook.shape, **zeros)
+        shared = {"initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
+        self.counts = self.add_weight(name="counts", shape=(self.num_embeddings,), **shared)
+        self.sums = self.add_weight(name="sums", shape=self.codebook.shape, **shared)
 
-    def _learn(self, vectors, codes, entries, training):
+    def _learn(self, vectors, entries, one_hot, chosen, training):
         if not training:
             return
         vectors = ops.reshape(ops.stop_gradient(vectors), (-1, self.embedding_dim))
-        one_hot = ops.one_hot(ops.reshape(codes, (-1,)), self.num_embeddings)
-        counts = self.decay * self.counts + (1 - self.decay) * ops.sum(one_hot, axis=0)
-        sums = self.decay * self.sums + (1 - self.decay) * ops.matmul(
-            ops.transpose(one_hot), vectors
-        )
-        even_share = ops.cast(ops.shape(vectors)[0], counts.dtype) / self.num_embeddings
+        vector_sums = self.vector_sums(ops.matmul(ops.transpose(one_hot), vectors))
+        counts = self.decay * self.counts + (1 - self.decay) * chosen
+        sums = self.decay * self.sums + (1 - self.decay) * vector_sums
+        even_share = ops.sum(chosen) / self.num_embeddings
         dead = counts < self.restart_below * even_share
         if self.start_from_data:  # in the first batch no entry has been chosen before
             dead = ops.logical_or(dead, ops.sum(self.counts) == 0)
-        self.restarts.update_state(ops.cast(dead, "float32"))
-        drawn = self._draw_far_vectors(vectors)
+        self.restarted(ops.sum(ops.cast(dead, self.dtype)))
+        drawn = self.drawn(self._draw_far_vectors(vectors))
         counts = ops.where(dead, even_share, counts)
         sums = ops.where(dead[:, None], drawn * even_share, sums)
         means = sums / ops.maximum(counts, 1e-12)[:, None]
-        self.codebook.assign(ops.where(counts[:, None] > 0, means, self.codebook))
+        kept = ops.convert_to_tensor(self.codebook)
+        self.codebook.assign(ops.where(counts[:, None] > 0, means, kept))
         self.counts.assign(counts)
         self.sums.assign(sums)
+
+    def update_metrics(self):
+        super().update_metrics()
+        self.restarts.update_state(self.restarted.value)
 
     def _draw_far_vectors(self, vectors):
         """(K, D): one vector for each entry, the worse it is quantised the likelier."""
@@ -251,18 +317,22 @@ class FiniteScalarQuantizer(keras.layers.Layer):
         levels: for each of the D components the number of levels; K is their product.
     """
 
-    def __init__(self, levels: tuple[int, ...], **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, levels: tuple[int, ...], dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
         self.levels = tuple(levels)
         self.num_embeddings, self.embedding_dim = int(np.prod(levels)), len(levels)
         self.place_values = np.cumprod([1, *self.levels[:-1]]).astype("int32")
         self.usage = CodebookUsage(self.num_embeddings, name="usage")
+        self.chosen = GlobalBatch((self.num_embeddings,), dtype=dtype)
 
     def call(self, vectors, training=False):
         bounded = self._bounded(vectors)
         rounded = straight_through(bounded, ops.round(bounded))
-        self.usage.update_state(self._codes(ops.round(bounded)))
+        codes = ops.reshape(self._codes(ops.round(bounded)), (-1,))
+        self.chosen(ops.sum(ops.one_hot(codes, self.num_embeddings), axis=0))
         return self._centred(rounded)
+
+    update_metrics = VectorQuantizer.update_metrics
 
     def nearest(self, vectors):
         """int32 (...): the code of each vector (..., D)."""
@@ -275,6 +345,7 @@ class FiniteScalarQuantizer(keras.layers.Layer):
 
     def _bounded(self, vectors):
         """Components between -0.5 and levels - 0.5, so that rounding gives 0 ... levels - 1."""
+        vectors = ops.cast(vectors, self.dtype)
         return ops.sigmoid(vectors) * (np.array(self.levels, "float32") - 1e-3) - 0.4995
 
     def _codes(self, digits):
@@ -301,13 +372,15 @@ class ResidualQuantizer(keras.layers.Layer):
         seed: of the codebooks' random draws.
     """
 
-    def __init__(self, sizes: tuple[int, ...], embedding_dim: int, seed: int = 0, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(
+        self, sizes: tuple[int, ...], embedding_dim: int, seed: int = 0, dtype="float32", **kwargs
+    ):
+        super().__init__(dtype=dtype, **kwargs)
         self.sizes, self.embedding_dim, self.seed = tuple(sizes), embedding_dim, seed
         self.num_embeddings = int(np.prod(sizes))
         self.place_values = [int(np.prod(self.sizes[:number])) for number in range(len(sizes))]
         self.passes = [
-            EMAVectorQuantizer(size, embedding_dim, seed=seed + number)
+            EMAVectorQuantizer(size, embedding_dim, seed=seed + number, dtype=dtype)
             for number, size in enumerate(sizes)
         ]
 
@@ -321,9 +394,14 @@ class ResidualQuantizer(keras.layers.Layer):
             rest = rest - ops.stop_gradient(quantizer(rest, training=training))
         return straight_through(vectors, vectors - rest)
 
+    def update_metrics(self):
+        """Adds what the last call saw to the metrics; for the model's `compute_loss`."""
+        for quantizer in self.passes:
+            quantizer.update_metrics()
+
     def nearest(self, vectors):
         """int32 (...): the code of each vector (..., D)."""
-        codes = 0
+        codes, vectors = 0, ops.cast(vectors, self.dtype)
         for quantizer, place_value in zip(self.passes, self.place_values):
             digits = quantizer.nearest(vectors)
             vectors = vectors - quantizer.lookup(digits)
@@ -361,9 +439,9 @@ class CodebookUsage(keras.metrics.Metric):
         self.num_embeddings = num_embeddings
         self.counts = self.add_variable((num_embeddings,), "zeros", name="counts")
 
-    def update_state(self, codes, sample_weight=None):
-        one_hot = ops.one_hot(ops.reshape(codes, (-1,)), self.num_embeddings)
-        self.counts.assign_add(ops.sum(one_hot, axis=0))
+    def update_state(self, chosen, sample_weight=None):
+        """Adds `chosen`, float (K,): how many vectors chose each code."""
+        self.counts.assign_add(ops.cast(chosen, self.counts.dtype))
 
     def result(self):
         share = self.counts / ops.maximum(ops.sum(self.counts), 1)
@@ -437,7 +515,8 @@ class MaskedConv2D(keras.layers.Conv2D):
 
     @property
     def kernel(self):
-        return super().kernel * self.mask
+        kernel = super().kernel
+        return kernel * ops.cast(self.mask, kernel.dtype)
 
     def get_config(self):
         config = {**super().get_config(), "mask_type": self.mask_type}
@@ -592,9 +671,10 @@ class CausalAttention(keras.layers.Layer):
             self.project(self.norm(features)), (-1, cells, 3, self.heads, self.head_dim)
         )
         query, key, value = (projected[:, :, part] for part in range(3))
-        scores = ops.einsum("nqhd,nkhd->nhqk", query, key) / self.head_dim**0.5
+        scores = ops.cast(ops.einsum("nqhd,nkhd->nhqk", query, key), "float32")
         earlier = np.tril(np.ones((cells, cells), "bool"))
-        weights = ops.softmax(ops.where(earlier, scores, -1e9), axis=-1)
+        scores = ops.where(earlier, scores / self.head_dim**0.5, -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
         seen = ops.einsum("nhqk,nkhd->nqhd", weights, value)
         seen = ops.reshape(seen, (-1, height, width, self.heads * self.head_dim))
         return features + self.drop(self.out(seen), training=training)

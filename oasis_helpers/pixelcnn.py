@@ -66,7 +66,7 @@ class Prior(keras.Model):
         for start in range(0, len(codes), batch_size):
             batch = codes[start : start + batch_size]
             logits = self.predict_on_batch((batch, slice_index[start : start + batch_size]))
-            log_p = np.asarray(ops.log_softmax(logits, axis=-1))
+            log_p = ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32"), axis=-1))
             parts.append(np.take_along_axis(log_p, batch[..., None], -1).sum((1, 2, 3)))
         return np.concatenate(parts)
 

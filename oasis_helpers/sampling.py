@@ -31,6 +31,7 @@ def sample_codes(
     batch_size: int = 64,
     cached: bool = True,
     progress: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> np.ndarray:
     """Draws `n` code maps; the same seed draws the same maps whatever the batch size.
 
@@ -49,9 +50,11 @@ def sample_codes(
         batch_size: maps drawn side by side; bounds the memory.
         cached: False asks the whole network at every position, as slow as it is usual.
         progress: shows a bar over positions.
+        part: (rank, workers): draws only this worker's share of the maps; all shares, one after
+            the other, are what one worker would draw.
 
     Returns:
-        int32 (n, h, w).
+        int32 (n, h, w), or that share of it.
 
     Raises:
         ValueError: for a setting out of its range, with what was expected.
@@ -65,6 +68,11 @@ def sample_codes(
     codes = np.full((n, height * width), -1, "int32")
     if known is not None:
         codes[:] = np.reshape(known, codes.shape)
+    rank, workers = part
+    slice_index, uniform, codes = (
+        np.array_split(whole, workers)[rank] for whole in (slice_index, uniform, codes)
+    )
+    n = len(codes)
     starts = range(0, n, batch_size)
     with tqdm(total=len(starts) * height * width, unit="code", disable=not progress) as bar:
         for start in starts:

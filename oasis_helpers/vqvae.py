@@ -83,11 +83,13 @@ class VQVAE(keras.Model):
         return self.decoder(self.quantizer(vectors, training=training), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y, y_pred = ops.cast(y, "float32"), ops.cast(y_pred, "float32")
         error = ops.mean((y - y_pred) ** 2)
         # Scores are taken on [0, 1], which the reference's linear output may leave.
         self.error.update_state(error)
         self.similarity.update_state(ops.mean(ssim(y, ops.clip(y_pred, 0, 1), self.blur)))
         loss = reconstruction_loss(y, y_pred, self.variance, self.ssim_weight, self.blur)
+        self.quantizer.update_metrics()
         return loss + sum(self.losses)
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
@@ -134,7 +136,7 @@ class VQVAE(keras.Model):
         # `predict` sets up a pipeline at each call, which takes longer than to decode a few maps.
         starts = range(0, len(vectors), batch_size)
         parts = [self.decoder.predict_on_batch(vectors[at : at + batch_size]) for at in starts]
-        return np.clip(np.concatenate(parts), 0, 1)
+        return np.clip(np.concatenate(parts), 0, 1, dtype="float32")
 
     def brain_cells(self, images: np.ndarray) -> np.ndarray:
         """bool (N, h, w): the cells that hold brain in images (N, size, size, 1)."""
@@ -199,7 +201,7 @@ def improved_vqvae(
     merge: tuple[int, int] = (2, 2),
     num_embeddings: int = 128,
     embedding_dim: int = 16,
-    widths: tuple[int, int] = (64, 128),
+    widths: tuple[int, ...] = (64, 128),
     blocks: int = 2,
     ssim_weight: float = 3.0,
     seed: int = 0,
@@ -211,11 +213,14 @@ def improved_vqvae(
         size: side of the slices in pixels.
         field: (top, left, height, width) that the code grid covers; None for the whole picture.
         patch: height and width of a stem patch in pixels.
-        merge: stem patches in a code cell, vertically and horizontally.
+        merge: neighbours, vertically and horizontally, that each later stage joins into one.
         num_embeddings: K.
         embedding_dim: D.
-        widths: channels on the stem's grid and on the code grid.
-        blocks: residual blocks on either grid, in the encoder and in the decoder.
+        widths: channels of the stages, from the stem's grid to the code grid. Every one after the
+            first adds a `merge`: with (4, 4) and (2, 2) two stages make cells of 8 x 8 pixels,
+            three make cells of 16 x 16, a quarter of the codes. The rate is the number of cells
+            times log2 K.
+        blocks: residual blocks on every grid, in the encoder and in the decoder.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of the codebook's random draws.
     """
@@ -255,7 +260,7 @@ def patch_networks(
     field: Field | None = None,
     patch: tuple[int, int] = (4, 4),
     merge: tuple[int, int] = (2, 2),
-    widths: tuple[int, int] = (64, 128),
+    widths: tuple[int, ...] = (64, 128),
     blocks: int = 2,
 ) -> tuple[keras.Model, keras.Model]:
     """An encoder and a decoder that do their work on small maps, where a processor is fast.
@@ -274,31 +279,30 @@ def patch_networks(
     """
     field = tuple(field) if field else (0, 0, size, size)
     top, left, height, width = field
-    if height % (patch[0] * merge[0]) or width % (patch[1] * merge[1]):
+    cell = [side * step ** (len(widths) - 1) for side, step in zip(patch, merge)]
+    if height % cell[0] or width % cell[1]:
         raise ValueError(
             f"A field of {height} x {width} pixels can't be cut into cells of "
-            f"{patch[0] * merge[0]} x {patch[1] * merge[1]}: choose sizes that divide."
+            f"{cell[0]} x {cell[1]}: choose sizes that divide."
         )
     border = ((top, size - top - height), (left, size - left - width))
-    fine, coarse = widths
+    fine, coarse = widths[0], widths[-1]
 
     image = keras.Input((size, size, 1))
     x = layers.Rescaling(1.0, offset=-0.5)(layers.Cropping2D(border)(image))
     x = layers.Conv2D(fine, patch, strides=patch)(x)
-    for _ in range(blocks):
-        x = ResidualBlock(fine, fine // 2)(x)
-    x = layers.Conv2D(coarse, merge, strides=merge)(x)
-    for _ in range(blocks):
-        x = ResidualBlock(coarse, coarse // 2)(x)
+    for stage, width in enumerate(widths):
+        x = layers.Conv2D(width, merge, strides=merge)(x) if stage else x
+        for _ in range(blocks):
+            x = ResidualBlock(width, width // 2)(x)
     encoder = keras.Model(image, layers.Conv2D(embedding_dim, 1)(x), name="encoder")
 
     vectors = keras.Input(encoder.output_shape[1:])
     x = layers.Conv2D(coarse, 3, padding="same")(vectors)
-    for _ in range(blocks):
-        x = ResidualBlock(coarse, coarse // 2)(x)
-    x = layers.Conv2DTranspose(fine, merge, strides=merge)(x)
-    for _ in range(blocks):
-        x = ResidualBlock(fine, fine // 2)(x)
+    for stage, width in enumerate(reversed(widths)):
+        x = layers.Conv2DTranspose(width, merge, strides=merge)(x) if stage else x
+        for _ in range(blocks):
+            x = ResidualBlock(width, width // 2)(x)
     x = layers.Conv2DTranspose(1, patch, strides=patch, activation="sigmoid")(ops.relu(x))
     return encoder, keras.Model(vectors, layers.ZeroPadding2D(border)(x), name="decoder")
 

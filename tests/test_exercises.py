@@ -164,6 +164,8 @@ WRONG = {
                          for a, b, w in ((x, x, 1), (y, y, 1), (x, y, -2))),
         "Which pairs within a set",
     ),
+    "every second": ("share", lambda b, r, w: b[r::w], "one after the other"),
+    "mean of means": ("joined_entry", lambda c, t: (t / c[:, None]).mean(0), "a mean of means"),
 }  # fmt: skip
 
 
