@@ -24,6 +24,8 @@ from oasis_helpers.series import Recipe, Schedule
 from oasis_helpers.vqvae import VQVAE, improved_vqvae
 
 BACKUP_EVERY = 50  # steps
+# Who carries values between workers, and what JAX's errors therefore name when one is gone.
+MESSENGERS = ("Gloo", "NCCL", "coordination service", "distributed service")
 
 
 class Worker(NamedTuple):
@@ -213,7 +215,7 @@ def fit_together(
             verbose=verbose,
         )
     except Exception as error:
-        if batches.worker.count == 1 or type(error).__name__ != "JaxRuntimeError":
+        if batches.worker.count == 1 or not any(name in str(error) for name in MESSENGERS):
             raise
         raise WorkerLostError(
             f"{batches.worker.name.capitalize()} lost the others: one was stopped, or the network "
