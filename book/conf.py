@@ -20,7 +20,13 @@ MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "
 project = "Discrete generative models, hands on"
 language = "en"
 root_doc = "README"
-include_patterns = ["README.md", "book/*.md", "data/README.md", "data/features/README.md", "notebooks/**"]
+include_patterns = [
+    "README.md",
+    "book/*.md",
+    "data/README.md",
+    "data/features/README.md",
+    "notebooks/**",
+]
 exclude_patterns = [  # folders that Sphinx need not walk through, and a part of another page
     ".*",
     "build",
