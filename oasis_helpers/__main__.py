@@ -364,7 +364,8 @@ def bench_table() -> str:
     times = json.loads((ladders.KEPT / "bench.json").read_text())["times"]
     table = [["ours against", "images trained on", "maps trained on", "maps drawn"]]
     table.append(["---", "--:", "--:", "--:"])
-    table += [[name, *(f"{value:.2g}" for value in row.values())] for name, row in times.items()]
+    for name, row in times.items():
+        table.append([name, *(f"{value:.{int(value < 10)}f}" for value in row.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
