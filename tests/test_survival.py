@@ -321,6 +321,17 @@ def test_the_order_of_batches_hangs_on_seed_and_epoch_alone():
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
+def test_every_epoch_has_an_order_of_its_own(monkeypatch):
+    shuffled, shuffle = [], series.Batches.shuffle
+    monkeypatch.setattr(
+        series.Batches,
+        "shuffle",
+        lambda batches, epoch: shuffled.append(epoch) or shuffle(batches, epoch),
+    )
+    fit_small()
+    assert shuffled == [0, *range(EPOCHS)]
+
+
 # -------------------------------------------------------------------------------- two at once
 
 
