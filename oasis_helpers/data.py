@@ -124,8 +124,10 @@ def load_slices(
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if not isinstance(size, (int, np.integer)) or size < 8:
-        raise ValueError(f"size = {size!r}: expected a whole number of pixels, 8 or more.")
+    if not isinstance(size, (int, np.integer)):
+        raise ValueError(f"size = {size!r}: expected a whole number of pixels, such as 80.")
+    if size < 8:
+        raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
     if crop not in (None, "brain") and not _is_box(crop):
         raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
     files = _checked_files(_layout_folder(root), split)

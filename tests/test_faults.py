@@ -649,7 +649,7 @@ def drawing(**options):
 
 ARGUMENTS = {
     "split": (lambda m: load_slices(".", "exam"), "Unknown split 'exam': choose one of train"),
-    "size": (lambda m: load_slices(".", "train", 4), "size = 4: expected a whole number of pixels"),
+    "size": (lambda m: load_slices(".", "train", 4), "A size of 4 pixels is too small for a slice"),
     "size, text": (lambda m: load_slices(".", "train", "80"), "size = '80': expected a whole"),
     "crop": (lambda m: load_slices(".", "train", 80, "head"), "Unknown crop 'head': use None"),
     "crop, pair": (
