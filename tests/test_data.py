@@ -163,7 +163,7 @@ def test_all_faults_in_one_pass(root, train_folder):
     ("arguments", "sentence"),
     [
         ({"split": "tests"}, "Unknown split 'tests': choose one of train, validate, test."),
-        ({"size": 4}, "size = 4: expected a whole number of pixels, 8 or more."),
+        ({"size": 4}, "A size of 4 pixels is too small for a slice: use 8 or more."),
         ({"crop": "face"}, "Unknown crop 'face'"),
         ({"crop": (0, 40, 32)}, "leaves the 64-pixel frame."),
     ],
