@@ -338,7 +338,10 @@ def bench_table() -> str:
     times = json.loads((ladders.KEPT / "bench.json").read_text())["times"]
     table = [["ours against", "images trained on", "maps trained on", "maps drawn"]]
     table.append(["---", "--:", "--:", "--:"])
-    table += [[name, *(f"{value:.2g}" for value in row.values())] for name, row in times.items()]
+    table += [
+        [name, *(f"{value:.0f}" if value > 10 else f"{value:.1f}" for value in row.values())]
+        for name, row in times.items()
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
