@@ -111,6 +111,18 @@ def test_a_lost_worker_is_told_and_training_goes_on_from_the_backup(tmp_path):
     assert len(seen(tmp_path)["vqvae losses"]) < 40, "began anew"
 
 
+@pytest.mark.long
+def test_two_devices_of_one_machine_under_tensorflow_keep_one_codebook():
+    ended = subprocess.run(
+        [sys.executable, HERE / "mirrored.py"],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+        timeout=3000,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
 def test_several_workers_need_jax():
     with pytest.raises(RuntimeError, match="Several workers need JAX, and this is tensorflow"):
         scaling.join_workers()
