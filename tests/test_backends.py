@@ -97,7 +97,8 @@ def check_use(one: dict, policy: str) -> None:
         return one[f"{policy} {name}"]
 
     assert np.isfinite(of("mse")).all() and np.isfinite(of("loss")).all()
-    apart = 1e-5 if policy == "float32" else 5e-3  # half precision rounds as threads happen to add
+    # The same weights, but a saved model is compiled anew, and another order rounds otherwise.
+    apart = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 5e-2}[policy]
     for name in ("decoded", "log_prob"):
         np.testing.assert_allclose(of(f"{name} before"), of(f"{name} after"), atol=apart)
     assert of("decoded after").dtype == of("log_prob after").dtype == np.float32
