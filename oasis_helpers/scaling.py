@@ -36,6 +36,7 @@ class Worker(NamedTuple):
 
     @property
     def name(self) -> str:
+        """For people to read: "worker 1 of 2"."""
         return f"worker {self.rank + 1} of {self.count}"
 
 
@@ -97,7 +98,7 @@ def gathered(mine: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
     files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
     np.save(files[worker.rank], mine)
     multihost_utils.sync_global_devices(f"written {file.stem}")
-    whole = np.concatenate([np.load(each) for each in files])
+    whole = np.concatenate([np.load(each, allow_pickle=False) for each in files])
     multihost_utils.sync_global_devices(f"read {file.stem}")
     return whole
 
