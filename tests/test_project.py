@@ -92,7 +92,7 @@ def test_nothing_is_loaded_that_could_carry_code():
         )
         for call in re.findall(r"np\.load\([^)]*\)", text):
             assert "allow_pickle=False" in call, path
-        for call in re.findall(r"load_model\([^)]*\)", text):
+        for call in re.findall(r"\bload_model\([^)]*\)", text):
             assert "safe_mode=True" in call, path
 
 
