@@ -24,15 +24,9 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from oasis_helpers import ladders, metrics, plotting, sample_codes, series
+from oasis_helpers import files, ladders, metrics, plotting, recipes, sample_codes, series
 from oasis_helpers.convert import convert, describe
-from oasis_helpers.data import (
-    REPOSITORY,
-    SLICES_PER_SUBJECT,
-    SPLITS,
-    SliceDataError,
-    written_beside,
-)
+from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT, SPLITS, SliceDataError
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
@@ -88,7 +82,7 @@ def refresh() -> None:
         executed = BUILD / "notebooks" / path.relative_to(NOTEBOOKS)
         executed.parent.mkdir(parents=True, exist_ok=True)
         _executed(path, executed)
-        series.write_bytes(path, executed.read_bytes())
+        files.write_bytes(path, executed.read_bytes())
 
 
 def _executed(path: Path, written_to: Path) -> nbformat.NotebookNode:
@@ -227,7 +221,7 @@ def ladder(kind: str) -> None:
 def keep(file: Path, found: dict) -> None:
     """Writes what was measured as JSON, and prints it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    series.write_json(file, found, indent=1)
+    files.write_json(file, found, indent=1)
     print(json.dumps(found, indent=1))
 
 
@@ -255,11 +249,11 @@ def results() -> None:
     titles = [f"slice {level}" for level in levels]
     figure = plotting.image_rows(np.split(slices, 3), [""] * 3, titles)
     picture = series.WEIGHTS / PICTURED / "generated.png"
-    with written_beside(picture) as beside:
+    with files.written_beside(picture) as beside:
         figure.savefig(beside, dpi=110)
     readme = REPOSITORY / "README.md"
     text = with_results(readme.read_text(encoding="utf-8"))
-    series.write_bytes(readme, text.encode())
+    files.write_bytes(readme, text.encode())
 
 
 def with_results(readme: str) -> str:
@@ -294,7 +288,7 @@ def results_table() -> str:
     )
     rows = [[name for name, _ in head], [dashes for _, dashes in head]]
     for path in sorted(series.WEIGHTS.glob("*/scores.json")):
-        scores = series.read_json(path)
+        scores = files.read_json(path)
         test, prior, frame = scores["test"], scores.get("prior_test"), scores["frame"]
         rows.append(
             [
@@ -317,7 +311,7 @@ def results_table() -> str:
 def realism_table() -> str:
     """A Markdown table of sets of slices against test slices, from two `scores.json`."""
     ours, plain = (
-        series.read_json(series.WEIGHTS / name / "scores.json")
+        files.read_json(series.WEIGHTS / name / "scores.json")
         for name in (PICTURED, f"{PICTURED}-reference")
     )
     sets = {
@@ -432,7 +426,7 @@ def _parsed() -> argparse.Namespace:
     train = commands.add_parser("train", help="train a set of weights to the end, and score it")
     score = commands.add_parser("score", help="measure a set of weights anew")
     for command in (train, score):
-        command.add_argument("name", choices=sorted(series.RECIPES))
+        command.add_argument("name", choices=sorted(recipes.RECIPES))
     other = commands.add_parser("convert", help="make a folder of slices of your own OASIS")
     other.add_argument("source", help="slices, volumes or pictures: a folder, zip or tar archive")
     other.add_argument("target", help="the folder to make")
@@ -448,13 +442,13 @@ def _follow(arguments: argparse.Namespace) -> None:
         shown = {part: scores[part] for part in ("test", "prior_test") if part in scores}
         print(json.dumps(shown, indent=2))
     elif arguments.command == "ladder":
-        with series.only_one(BUILD / "ladder", "climbing a ladder"):
+        with files.only_one(BUILD / "ladder", "climbing a ladder"):
             ladder(arguments.kind)
     elif arguments.command == "convert":
         made = convert(arguments.source, arguments.target, arguments.seed, arguments.splits)
         print(describe(made))
     elif arguments.command in WRITES_PAGES:
-        with series.only_one(BUILD, "executing the notebooks"):
+        with files.only_one(BUILD, "executing the notebooks"):
             COMMANDS[arguments.command][0]()
     else:
         COMMANDS[arguments.command][0]()

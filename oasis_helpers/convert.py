@@ -44,8 +44,8 @@ from oasis_helpers.data import (
     UNREADABLE,
     SliceDataError,
     check_layout,
-    written_beside,
 )
+from oasis_helpers.files import written_beside
 
 PLAN, MANIFEST, MONTAGE = "conversion.json", "manifest.csv", "montage.png"
 MADE_BY = "oasis_helpers.convert"

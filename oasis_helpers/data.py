@@ -16,19 +16,19 @@ import hashlib
 import io
 import os
 import re
-import threading
 import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
+
+from oasis_helpers.files import written_beside
 
 SPLITS = ("train", "validate", "test")
 SLICES_PER_SUBJECT = 32
@@ -218,6 +218,13 @@ def shifted_and_mirrored(images: np.ndarray, seed: int, reach: int = 1) -> np.nd
     for number, shift in enumerate(rng.integers(-reach, reach + 1, (len(images), 2))):
         moved[number] = np.roll(moved[number], shift, axis=(0, 1))
     return moved
+
+
+def fingerprint(slices: SliceSet) -> str:
+    """A hash of which slices these are: tells test subjects that scores hold for from others."""
+    levels = np.rint(slices.images * 255).astype("uint8")
+    keys = np.stack([slices.subjects, slices.slices])
+    return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
 
 
 def brain_box(root: str | Path) -> Box:
@@ -463,20 +470,3 @@ def _cached(paths: list[Path], recipe: str, make) -> np.ndarray:
             stacklevel=2,
         )
     return array
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what was written takes its place at the end of the block.
-
-    So a file is never seen half written, and after an error the old one is as it was.
-    """
-    beside = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    except OSError as error:
-        error.filename = str(path)  # a full disk doesn't say which file it was
-        raise
-    finally:
-        beside.unlink(missing_ok=True)

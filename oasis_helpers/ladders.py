@@ -29,8 +29,14 @@ import keras
 import numpy as np
 from PIL import Image
 
-from oasis_helpers import metrics, realism, scaling, series
-from oasis_helpers.data import REPOSITORY, SLICES_PER_SUBJECT, SliceSet, load_slices
+from oasis_helpers import files, metrics, realism, recipes, scaling, series, training
+from oasis_helpers.data import (
+    REPOSITORY,
+    SLICES_PER_SUBJECT,
+    SliceSet,
+    load_slices,
+    with_mirrored,
+)
 from oasis_helpers.layers import (
     EMAVectorQuantizer,
     FiniteScalarQuantizer,
@@ -82,7 +88,7 @@ class Rung:
 
     def optimizer(self, steps: int) -> keras.optimizers.Optimizer:
         """Adam at the rung's rate; where that decays, over `steps`."""
-        rate = series.learning_rate(self.peak, steps) if self.decays else self.peak
+        rate = training.learning_rate(self.peak, steps) if self.decays else self.peak
         return keras.optimizers.Adam(rate)
 
 
@@ -106,7 +112,7 @@ def train_rung(rung: Rung, train: SliceSet, steps: int) -> VQVAE:
     """Trains one rung for a number of steps."""
     keras.utils.set_random_seed(rung.seed)
     model = rung.build(float(train.images.var()))
-    images = series.with_mirrored(train.images) if rung.mirrored else train.images
+    images = with_mirrored(train.images) if rung.mirrored else train.images
     model.compile(rung.optimizer(steps))
     epochs = -(-steps * rung.batch // len(images))
     model.fit(images, images, rung.batch, epochs, verbose=0, callbacks=[StopAfter(steps)])
@@ -131,7 +137,7 @@ class Ledger:
 
     def __init__(self, file: Path):
         self.file = file
-        self.kept = series.read_json(file) if file.is_file() else {"machine": machine_facts()}
+        self.kept = files.read_json(file) if file.is_file() else {"machine": machine_facts()}
 
     def once(self, part: str, name: str, job: Callable[[], dict]) -> dict:
         """The result of that name in that part of the file; made by `job` if it isn't there."""
@@ -139,7 +145,7 @@ class Ledger:
         if name not in results:
             results[name] = job()
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            series.write_json(self.file, self.kept, indent=1)
+            files.write_json(self.file, self.kept, indent=1)
         return results[name]
 
     def plan(self, rungs: list[Rung], train: SliceSet, seconds: float, steps: int | None) -> dict:
@@ -196,7 +202,7 @@ def _ours(quantizer=None, ssim_weight=3.0, **networks) -> Callable[[float], VQVA
     return build
 
 
-IN_FIELD = series.WHOLE_FRAME
+IN_FIELD = recipes.WHOLE_FRAME
 OURS = Rung("mirrored slices, too", _ours(**IN_FIELD), "", 4e-3, True, 32, True)
 
 
@@ -271,7 +277,7 @@ def ablation(root: str | Path, file: Path, seconds: float = BUDGET, steps: int |
 def _rate_rungs() -> list[Rung]:
     grids = {
         "10 x 10": (IN_FIELD, (32, 128, 512)),
-        "20 x 20": (series.FINE_GRID, (16, 512)),
+        "20 x 20": (recipes.FINE_GRID, (16, 512)),
     }
     return [
         replace(
@@ -455,7 +461,7 @@ def decoders(root: str | Path, file: Path, name: str, steps: int = DECODER_STEPS
     """
     models = series.load_pretrained(name)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
-    images, ledger = series.with_mirrored(train.images), Ledger(file)
+    images, ledger = with_mirrored(train.images), Ledger(file)
     codes = models.vqvae.encode(images)
     judge = series.load_features(models.scores["data"], train)["learnt"]
 
@@ -465,7 +471,7 @@ def decoders(root: str | Path, file: Path, name: str, steps: int = DECODER_STEPS
         size, field = images.shape[1], vqvae.field
         critic = fixed_critic(judge) if kind == "fixed features" else patch_critic(size, field)
         model, stop = Sharpener(vqvae, critic, **DECODERS[kind]), StopAfter(steps)
-        model.compile(keras.optimizers.Adam(series.learning_rate(1e-3, steps), beta_1=0.5))
+        model.compile(keras.optimizers.Adam(training.learning_rate(1e-3, steps), beta_1=0.5))
         epochs = -(-steps * 32 // len(images))
         model.fit(codes, images, 32, epochs, verbose=0, callbacks=[stop])
         facts = {"name": kind, "steps": steps, "seconds": round(stop.ended[-1])}
@@ -517,7 +523,7 @@ def priors(root: str | Path, name: str, seconds: float | None = None) -> dict:
     keras.utils.set_random_seed(0)
     plain = MaskedPixelCNN(models.vqvae.num_embeddings, models.prior.grid)
     plain.compile(
-        keras.optimizers.Adam(series.RECIPES["oasis1-reference"].drawing.rate),
+        keras.optimizers.Adam(recipes.RECIPES["oasis1-reference"].drawing.rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
@@ -617,7 +623,7 @@ def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
         ...], "batch_of_64": seconds at 20 x 20}.
     """
     keras.utils.set_random_seed(0)
-    recipe, indices = series.RECIPES["oasis1"], np.arange(maps, dtype="int32") % 32
+    recipe, indices = recipes.RECIPES["oasis1"], np.arange(maps, dtype="int32") % 32
     grids = []
     for side in sides:
         prior = GatedPixelCNN(128 if side <= 10 else 256, (side, side), **recipe.prior)
@@ -745,12 +751,12 @@ def bench(steps: int = 8, maps: int = 8) -> dict:
         "prior_step", "maps_a_second", "draw"}}, "times": {name of a plain recipe: how many times
         as many images, maps and draws a second ours makes}}; times in seconds, "draw" for a map.
     """
-    recipe = series.RECIPES["oasis1"]
+    recipe = recipes.RECIPES["oasis1"]
     contenders = {
         "Keras's example": (keras_example(1.0), 128, MaskedPixelCNN, {}, 128),
         "plain recipe": (reference_vqvae(1.0), 128, MaskedPixelCNN, {}, 64),
         "ours": (
-            improved_vqvae(1.0, **series.RECIPES["oasis1-faithful"].vqvae),
+            improved_vqvae(1.0, **recipes.RECIPES["oasis1-faithful"].vqvae),
             32,
             GatedPixelCNN,
             recipe.prior,

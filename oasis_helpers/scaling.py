@@ -3,14 +3,13 @@
 Nothing here trains by itself. Keras's `fit` does, under `keras.distribution.DataParallel` on the
 JAX backend: every worker holds the whole model and a part of each batch, and what is computed
 over a batch (losses, gradients, the codebook's statistics) is computed over all its parts. What is
-left to do is to hand every worker its part, to let one of them keep the backup, and to say in
+left to do is to hand every worker its part, to let one of them keep the checkpoint, and to say in
 plain words that a worker was lost.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +19,10 @@ import numpy as np
 from oasis_helpers import series
 from oasis_helpers.data import SliceStream, stream_slices
 from oasis_helpers.pixelcnn import GatedPixelCNN
-from oasis_helpers.series import Recipe, Schedule
+from oasis_helpers.recipes import WHOLE_FRAME, Recipe, Schedule
+from oasis_helpers.training import WEIGHT_DECAY, Batches, Checkpoint, fit, learning_rate
 from oasis_helpers.vqvae import VQVAE, improved_vqvae
 
-BACKUP_EVERY = 50  # steps
 # Who carries values between workers, and what JAX's errors therefore name when one is gone.
 MESSENGERS = ("Gloo", "NCCL", "coordination service", "distributed service")
 
@@ -93,92 +92,40 @@ def gathered(mine: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
     """All workers' arrays, one below the other, by way of files in a folder that all can see."""
     if worker.count == 1:
         return mine
-    from jax.experimental import multihost_utils
-
-    files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
-    np.save(files[worker.rank], mine)
-    multihost_utils.sync_global_devices(f"written {file.stem}")
-    whole = np.concatenate([np.load(each, allow_pickle=False) for each in files])
-    multihost_utils.sync_global_devices(f"read {file.stem}")
+    parts = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
+    np.save(parts[worker.rank], mine)
+    wait_for_all(worker, f"written {file.stem}")
+    whole = np.concatenate([np.load(part, allow_pickle=False) for part in parts])
+    wait_for_all(worker, f"read {file.stem}")
     return whole
 
 
-# -------------------------------------------------------------------------------------- batches
+def wait_for_all(worker: Worker, moment: str) -> None:
+    """Returns when all workers have come to this moment."""
+    if worker.count > 1:
+        from jax.experimental import multihost_utils
 
-
-class Batches(keras.utils.PyDataset):
-    """One epoch after another in a seeded order; every worker reads its part of each batch.
-
-    The order depends on the seed and the epoch, not on the number of workers: two workers see
-    together what one would see alone. What doesn't fill a batch is left out until the next epoch.
-
-    Args:
-        read: from numbers, int (n,), to what `fit` needs, (x, y).
-        count: of the things that can be read.
-        batch: in a step, over all workers.
-        seed: of the order.
-        worker: whose part is read.
-
-    Raises:
-        ValueError: for a batch that the workers can't share evenly, or that is never full.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[np.ndarray], tuple],
-        count: int,
-        batch: int,
-        seed: int = 0,
-        worker: Worker = Worker(),  # noqa: B008, a tuple
-        **threads,
-    ):
-        super().__init__(**threads)
-        if batch % worker.count or not 0 < batch <= count:
-            raise ValueError(
-                f"A batch of {batch} out of {count} for {worker.count} workers: choose a "
-                f"multiple of {worker.count} up to {count}."
-            )
-        self.read, self.count, self.batch = read, count, batch
-        self.seed, self.worker, self.epoch = seed, worker, 0
-        self._shuffle()
-
-    def __len__(self) -> int:
-        return self.count // self.batch
-
-    def __getitem__(self, number: int) -> tuple:
-        whole = self.order[number * self.batch : (number + 1) * self.batch]
-        return self.read(np.split(whole, self.worker.count)[self.worker.rank])
-
-    def on_epoch_end(self):
-        self.epoch += 1
-        self._shuffle()
-
-    def _shuffle(self):
-        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        multihost_utils.sync_global_devices(moment)
 
 
 # ------------------------------------------------------------------------------------- training
 
 
-class SharedBackup(keras.callbacks.BackupAndRestore):
-    """A backup that the first worker writes and all of them go on from."""
+class SharedCheckpoint(Checkpoint):
+    """A checkpoint that the first worker writes and all of them go on from."""
 
-    def __init__(self, folder: Path, worker: Worker, every: int | str = BACKUP_EVERY):
-        super().__init__(folder, save_freq=every, delete_checkpoint=False)
-        self.writes = worker.rank == 0
+    def __init__(self, folder: Path, worker: Worker):
+        super().__init__(folder, monitor=None)
+        self.worker = worker
 
-    # Keras makes a blank optimizer to learn what to save. On all workers' devices it would wait
-    # for workers that don't save: hence `apart`.
+    def restore(self, model: keras.Model) -> int:
+        epoch = super().restore(model)
+        wait_for_all(self.worker, "restored")  # before the first one writes again
+        return epoch
 
-    def _load_model(self):
-        with apart():
-            super()._load_model()
-
-    def _save_model(self):
-        _ = self.model  # all workers: under JAX this fetches the state, which they do together
-        if self.writes:
-            with apart():
-                super()._save_model()
+    def keep(self, parts: dict[str, np.ndarray]) -> None:
+        if self.worker.rank == 0:
+            super().keep(parts)
 
 
 def fit_together(
@@ -186,44 +133,37 @@ def fit_together(
     batches: Batches,
     steps: int,
     folder: Path,
+    worker: Worker = Worker(),  # noqa: B008, a tuple
     callbacks=(),
-    backup_every: int | str = BACKUP_EVERY,
     verbose=0,
 ) -> dict[str, list[float]]:
-    """`fit` on this worker's part of the batches, backed up into a folder that all can see.
+    """`training.fit` on this worker's part of the batches, kept in a folder that all can see.
 
     Args:
         model: compiled, and made after `join_workers`.
         batches: this worker's.
-        steps: rounded up to whole epochs.
-        folder: of the backup; what is found there is gone on from.
+        steps: rounded to whole epochs.
+        folder: of the checkpoint; what is found there is gone on from.
+        worker: this one.
         callbacks, verbose: as for `fit`.
-        backup_every: steps between backups, or "epoch".
 
     Returns:
-        The history, {figure: [one value an epoch]}.
+        The curves, {figure: [one value an epoch]}.
 
     Raises:
         WorkerLostError: when another worker is gone.
     """
-    backup = SharedBackup(folder, batches.worker, backup_every)
+    checkpoint = SharedCheckpoint(folder, worker)
     try:
-        fitted = model.fit(
-            batches,
-            epochs=-(-steps // len(batches)),
-            shuffle=False,  # the order of the batches is theirs, the same for all workers
-            callbacks=[backup, *callbacks],
-            verbose=verbose,
-        )
+        return fit(model, batches, steps, None, callbacks, checkpoint, verbose)
     except Exception as error:
-        if batches.worker.count == 1 or not any(name in str(error) for name in MESSENGERS):
+        if worker.count == 1 or not any(name in str(error) for name in MESSENGERS):
             raise
         raise WorkerLostError(
-            f"{batches.worker.name.capitalize()} lost the others: one was stopped, or the network "
-            f"failed. {folder} holds the training as it was at most {backup_every} steps ago; "
-            "start all workers again with the same command, and they go on from there."
+            f"{worker.name.capitalize()} lost the others: one was stopped, or the network failed. "
+            f"{folder} holds the training as it was before the unfinished epoch; start all workers "
+            "again with the same command, and they go on from there."
         ) from error
-    return fitted.history
 
 
 # ---------------------------------------------------------------------------------- larger slices
@@ -235,7 +175,7 @@ _PRIOR = {"filters": 64, "dropout": 0.15, "untold": 0.1}
 _EIGHTHS = {"patch": (4, 4), "merge": (2, 2)}
 _SCHEDULE = {"fitting": Schedule(5000, 32, 4e-3), "drawing": Schedule(2000, 64, 2e-3)}
 SIZES = {
-    "80": Recipe("oasis1", 80, vqvae=series.WHOLE_FRAME, prior=_PRIOR, **_SCHEDULE),
+    "80": Recipe("oasis1", 80, vqvae=WHOLE_FRAME, prior=_PRIOR, **_SCHEDULE),
     "128": Recipe(
         "oasis1", 128, vqvae={"field": (16, 24, 96, 80), **_EIGHTHS}, prior=_PRIOR, **_SCHEDULE
     ),
@@ -264,7 +204,7 @@ def train_together(
     """Trains both stages on slices streamed from the disk, with all workers that there are.
 
     A step of either stage sees `batch` slices over all workers; every other pass of the first
-    stage is mirrored. Interrupted, it goes on from the backups in `folder`.
+    stage is mirrored. Interrupted, it goes on from the checkpoints in `folder`.
 
     Args:
         recipe: one of ours, for example of `SIZES`.
@@ -295,16 +235,18 @@ def train_together(
     keras.utils.set_random_seed(recipe.seed)
     some = stream.read(range(0, count, -(-count // 200)))
     vqvae = improved_vqvae(float(some.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
-    vqvae.compile(keras.optimizers.Adam(series.learning_rate(recipe.fitting.rate, steps[0])))
+    vqvae.compile(keras.optimizers.Adam(learning_rate(recipe.fitting.rate, steps[0])))
     batches = Batches(pictures, 2 * count, recipe.fitting.batch, recipe.seed, worker)
-    fit_together(vqvae, batches, steps[0], folder / "vqvae", callbacks[0], verbose=verbose)
+    fit_together(vqvae, batches, steps[0], folder / "vqvae", worker, callbacks[0], verbose)
 
     codes, first = _encoded(vqvae, stream, folder, worker)
     keras.utils.set_random_seed(recipe.seed)
     prior = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
     prior.compile(
         keras.optimizers.AdamW(
-            series.learning_rate(recipe.drawing.rate, steps[1]), series.WEIGHT_DECAY, clipnorm=1.0
+            learning_rate(recipe.drawing.rate, steps[1]),
+            WEIGHT_DECAY,
+            clipnorm=1.0,
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
@@ -315,7 +257,7 @@ def train_together(
         recipe.seed,
         worker,
     )
-    fit_together(prior, batches, steps[1], folder / "prior", callbacks[1], verbose=verbose)
+    fit_together(prior, batches, steps[1], folder / "prior", worker, callbacks[1], verbose)
     with apart():
         second = own_copy(prior)
         if worker.rank == 0:

@@ -1,4 +1,4 @@
-"""What the notebooks and the commands share: data in force, profiles, training, weights.
+"""What the notebooks and the commands share: data in force, profiles, weights and their scores.
 
 Weights live in `data/weights/<name>/`: `vqvae.keras`, `prior.keras`, `history.json` with the
 training curves, `scores.json` with what was measured, `MODEL_CARD.md`.
@@ -10,13 +10,9 @@ import hashlib
 import json
 import os
 import platform
-import sqlite3
-import time
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -29,15 +25,23 @@ from oasis_helpers.data import (
     SLICES_PER_SUBJECT,
     SPLITS,
     SliceSet,
+    fingerprint,
     load_slices,
-    shifted_and_mirrored,
     with_mirrored,
-    written_beside,
 )
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
+from oasis_helpers.files import only_one, read_json, write_bytes, write_json, written_beside
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.recipes import RECIPES, Recipe
 from oasis_helpers.sampling import sample_codes
-from oasis_helpers.sharpening import Sharpener, patch_critic
-from oasis_helpers.vqvae import VQVAE, improved_vqvae, reference_vqvae
+from oasis_helpers.training import (
+    Checkpoint,
+    EpochLines,
+    claim,
+    sharpen,
+    train_prior,
+    train_vqvae,
+)
+from oasis_helpers.vqvae import VQVAE
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 FEATURES = REPOSITORY / "data" / "features"  # networks that judge drawn slices
@@ -89,408 +93,6 @@ def profile() -> str:
     if named not in ("tour", "full"):
         raise ValueError(f'OASIS_PROFILE is {named!r}; expected "tour" or "full".')
     return named
-
-
-# ------------------------------------------------------------------------------------- recipes
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast one stage is trained; steps are counted in batches.
-
-    Attributes:
-        steps: rounded to whole epochs.
-        batch: slices or code maps in a step.
-        rate: the peak of the learning rate after a warm-up; a cosine takes it down from there.
-    """
-
-    steps: int
-    batch: int
-    rate: float
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one set of weights is made.
-
-    Attributes:
-        data: "cohort" or "oasis1".
-        size, crop: the frame, as for `load_slices`.
-        vqvae: arguments of `improved_vqvae`, or {"reference": True} for the plain recipe.
-        fitting: the schedule of the first stage; None where its weights come from `sharpens`.
-        sharpens: the weights whose encoder and codebook are taken over and whose decoder learns
-            on against a critic, as scheduled in `sharpening`.
-        prior: arguments of `GatedPixelCNN`, or {"reference": True} for the plain one.
-        drawing: the schedule of the prior; None for weights without one.
-        variants: copies of the training slices, mirrored and shifted, whose codes the prior
-            learns, too; 1 for the slices alone.
-        seed: of everything random.
-    """
-
-    data: str
-    size: int = 80
-    crop: str | None = None
-    vqvae: dict = field(default_factory=dict)
-    fitting: Schedule | None = Schedule(5000, 32, 4e-3)
-    sharpens: str | None = None
-    sharpening: Schedule | None = None
-    prior: dict = field(default_factory=dict)
-    drawing: Schedule | None = None
-    variants: int = 1
-    seed: int = 0
-
-
-# At 80 x 80 the brains of OASIS's atlas frame lie in rows 12-66 and columns 18-61; the code grid
-# covers that part with a margin, in cells of 6 x 5 pixels, or of 3 x 3.
-WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
-FINE_GRID = {"field": (10, 10, 60, 60), "patch": (3, 3), "merge": (1, 1), "widths": (64, 96)}
-# Cropped to the brains' square they lie in rows 2-77 and columns 9-70: 13 x 11 cells of 6 x 6.
-CROPPED = {"field": (1, 7, 78, 66), "patch": (3, 3), "merge": (2, 2)}
-
-_PLAIN = {"reference": True}
-_FAITHFUL = Recipe("oasis1", 80, "brain", CROPPED, Schedule(4600, 32, 4e-3))
-_SHARP = replace(
-    _FAITHFUL,
-    fitting=None,
-    sharpens="oasis1-faithful",
-    sharpening=Schedule(1152, 32, 1e-3),
-    prior={"filters": 64, "dropout": 0.15, "untold": 0.1},
-    drawing=Schedule(2000, 64, 2e-3),
-    variants=6,
-)
-
-RECIPES = {
-    "oasis1-faithful": _FAITHFUL,
-    "oasis1": replace(
-        _SHARP, sharpening=Schedule(2304, 32, 1e-3), drawing=Schedule(3400, 64, 2e-3), seed=1
-    ),
-    "oasis1-10x10": replace(
-        _SHARP,
-        crop=None,
-        vqvae=WHOLE_FRAME,
-        fitting=Schedule(5000, 32, 4e-3),
-        sharpens=None,
-        sharpening=None,
-    ),
-    "oasis1-20x20": Recipe(
-        "oasis1", vqvae=FINE_GRID | {"num_embeddings": 256}, fitting=Schedule(2000, 32, 4e-3)
-    ),
-    "oasis1-reference": Recipe(  # in the frame of "oasis1", so that their slices compare
-        "oasis1",
-        crop="brain",
-        vqvae=_PLAIN,
-        fitting=Schedule(720, 128, 1e-3),
-        prior=_PLAIN,
-        drawing=Schedule(1500, 64, 3e-4),
-    ),
-    "cohort-faithful": replace(_FAITHFUL, data="cohort", fitting=Schedule(2000, 32, 4e-3)),
-    "cohort": replace(
-        _SHARP,
-        data="cohort",
-        sharpens="cohort-faithful",
-        sharpening=Schedule(960, 32, 1e-3),
-        drawing=Schedule(1300, 64, 2e-3),
-    ),
-}
-
-
-def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A short linear warm-up to `peak`, then a cosine down to a fiftieth of it."""
-    warm_up = min(100, steps // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        peak / 10, steps - warm_up, alpha=0.02, warmup_target=peak, warmup_steps=warm_up
-    )
-
-
-# ------------------------------------------------------------------------------------ training
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches whose order the seed and the epoch's number decide, and nothing else.
-
-    `fit` shuffles arrays with a generator whose state can't be kept, so that a training that
-    goes on after an interruption would see other batches than one that was never interrupted.
-
-    Args:
-        inputs, targets: arrays, or tuples of arrays, of one length.
-        size: slices or code maps in a batch; the last one of an epoch may be smaller.
-        seed: of the order.
-    """
-
-    def __init__(self, inputs, targets, size: int, seed: int):
-        super().__init__()
-        self.inputs, self.targets, self.size, self.seed = inputs, targets, size, seed
-        self.shuffle(0)
-
-    def shuffle(self, epoch: int) -> None:
-        """Takes up the order of that epoch."""
-        random = np.random.default_rng([self.seed, epoch])
-        self.order = random.permutation(len(keras.tree.flatten(self.targets)[0]))
-
-    @property
-    def num_batches(self) -> int:
-        return -(-len(self.order) // self.size)
-
-    def __getitem__(self, number: int):
-        chosen = self.order[number * self.size : (number + 1) * self.size]
-        return keras.tree.map_structure(lambda part: part[chosen], (self.inputs, self.targets))
-
-
-class Checkpoint(keras.callbacks.Callback):
-    """Keeps the whole state of a training at the start of every epoch, to go on from there.
-
-    Weights, optimizer with its running averages, the state of every random generator, the
-    curves, and the weights of the best epoch so far are one file, so that they always belong
-    together; it is written beside its place and renamed. The one before it is kept as well, in
-    case this one is damaged. It must be the last callback, after those that exchange weights.
-
-    Args:
-        folder: of the two files.
-        monitor: the epoch with the lowest value of it is the best; None keeps no best one.
-    """
-
-    def __init__(self, folder: Path, monitor: str | None = "val_loss"):
-        super().__init__()
-        self.latest, self.earlier = folder / "latest.npz", folder / "earlier.npz"
-        self.monitor, self.history, self.best = monitor, {}, []
-
-    def restore(self, model: keras.Model) -> int:
-        """Brings a compiled model to the last state that was kept; returns the epoch to train.
-
-        Warns of a file that can't be read and takes the one before it.
-
-        Raises:
-            ValueError: when what was kept is of another model.
-        """
-        model.optimizer.build(model.trainable_variables)
-        for left in self.latest.parent.glob(f".*-{self.latest.name}"):
-            left.unlink()  # half written when a training was killed
-        for file in (self.latest, self.earlier):
-            try:
-                with np.load(file, allow_pickle=False) as kept:
-                    parts = {name: kept[name] for name in kept.files}
-                facts = json.loads(str(parts.pop("facts")))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                warnings.warn(f"{file} is damaged; going on from before it.", stacklevel=3)
-                continue
-            variables = self._state(model)
-            values = [value for name, value in parts.items() if name.startswith("state")]
-            if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
-                raise ValueError(
-                    f"{file} holds the state of another model; remove {file.parent} to train anew."
-                )
-            for variable, value in zip(variables, values):
-                variable.assign(value)
-            self.history = facts["history"]
-            self.best = [parts[f"best {number}"] for number in range(facts["best"])]
-            return facts["epoch"]
-        return 0
-
-    @staticmethod
-    def _state(model: keras.Model) -> list[keras.Variable]:
-        return [*model.variables, *model.optimizer.variables]
-
-    def on_epoch_begin(self, epoch, logs=None):
-        facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
-        state = [variable.numpy() for variable in self._state(self.model)]
-        parts = {f"state {number}": value for number, value in enumerate(state)}
-        parts |= {f"best {number}": value for number, value in enumerate(self.best)}
-        self.latest.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(self.latest) as beside:
-            with open(beside, "wb") as file:
-                np.savez(file, allow_pickle=False, facts=json.dumps(facts), **parts)
-            if self.latest.is_file():
-                os.replace(self.latest, self.earlier)
-
-    def on_epoch_end(self, epoch, logs=None):
-        # Held against the curves, so that a resumed training decides as one never interrupted.
-        best = min(self.history.get(self.monitor, []), default=np.inf)
-        for name, value in {"epoch": epoch, **logs}.items():
-            self.history.setdefault(name, []).append(float(f"{float(value):.5g}"))
-        if self.monitor and float(logs[self.monitor]) < best:
-            self.best = self.model.get_weights()
-
-    def take_best(self) -> None:
-        """Gives the model the weights of its best epoch.
-
-        Raises:
-            ValueError: when no epoch had a number to compare.
-        """
-        if not self.monitor:
-            return
-        if not self.best:
-            raise ValueError(
-                f"{self.monitor} was never a number in {self.latest.parent}, so no epoch is worth "
-                "keeping; remove that folder and train with a lower rate."
-            )
-        self.model.set_weights(self.best)
-
-
-def _fit(
-    model: keras.Model,
-    data: tuple,
-    validation_data: tuple,
-    schedule: Schedule,
-    seed: int,
-    callbacks: list[keras.callbacks.Callback],
-    checkpoint: Checkpoint | None,
-    verbose,
-) -> dict[str, list[float]]:
-    """`fit`, from where the checkpoint stands to the end of the schedule; returns the curves."""
-    batches = Batches(*data, schedule.batch, seed)
-    shuffling = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)
-    )
-    epochs = epochs_for(schedule.steps, len(batches.order), schedule.batch)
-    try:
-        history = model.fit(
-            batches,
-            initial_epoch=checkpoint.restore(model) if checkpoint else 0,
-            epochs=epochs,
-            shuffle=False,  # that is done by `Batches`
-            validation_data=validation_data,
-            validation_batch_size=schedule.batch,
-            callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
-            verbose=verbose,
-        )
-    except KeyboardInterrupt:
-        if not checkpoint:
-            raise
-        raise KeyboardInterrupt(
-            f"Interrupted; {checkpoint.latest.parent} holds the state before the unfinished epoch, "
-            "and the same call or command goes on from there."
-        ) from None
-    return checkpoint.history if checkpoint else history.history
-
-
-def train_vqvae(
-    recipe: Recipe,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[VQVAE, dict]:
-    """Trains the first stage on `train`, watched on `validate`; returns it with its history.
-
-    The reference recipe is trained as it is taught, at a fixed rate on the slices as they are;
-    ours sees every slice mirrored as well. With a `Checkpoint`, training goes on where it stands.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, variance = recipe.fitting, float(train.images.var())
-    if recipe.vqvae.get("reference"):
-        model, images, rate = reference_vqvae(variance, recipe.size), train.images, schedule.rate
-    else:
-        model = improved_vqvae(variance, recipe.size, seed=recipe.seed, **recipe.vqvae)
-        images = with_mirrored(train.images)
-        rate = learning_rate(schedule.rate, schedule.steps)
-    model.compile(keras.optimizers.Adam(rate))
-    data, unseen = (images, images), (validate.images, validate.images)
-    how = (schedule, recipe.seed, [*callbacks], checkpoint, verbose)
-    return model, _fit(model, data, unseen, *how)
-
-
-def sharpen(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[Sharpener, dict]:
-    """Trains the decoder of `vqvae` on, in place, against a critic; codes stay what they are.
-
-    Returns:
-        The trainer, which holds decoder and critic, and its history.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, images = recipe.sharpening, with_mirrored(train.images)
-    model = Sharpener(vqvae, patch_critic(recipe.size, vqvae.field))
-    rate = learning_rate(schedule.rate, schedule.steps)
-    model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015, for critics
-    data, unseen = ((vqvae.encode(part), part) for part in (images, validate.images))
-    how = (schedule, recipe.seed, [*callbacks], checkpoint, verbose)
-    return model, _fit(model, data, unseen, *how)
-
-
-WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
-WEIGHT_DECAY = 0.02
-
-
-def train_prior(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[Prior, dict]:
-    """Trains the second stage on the codes of `train`; returns it with its history.
-
-    Ours also learns the codes of mirrored and shifted slices, and what is validated and kept is
-    the running average of its weights (Polyak and Juditsky 1992); the reference is trained as it
-    is taught.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, unseen = recipe.drawing, vqvae.encode(validate.images)
-    copies = [shifted_and_mirrored(train.images, seed) for seed in range(1, recipe.variants)]
-    codes = np.concatenate([vqvae.encode(images) for images in (train.images, *copies)])
-    slices = np.tile(train.slices, recipe.variants)
-    if recipe.prior.get("reference"):
-        model = MaskedPixelCNN(vqvae.num_embeddings, codes.shape[1:])
-        optimizer, averaging = keras.optimizers.Adam(schedule.rate), []
-    else:
-        model = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
-        optimizer = keras.optimizers.AdamW(
-            learning_rate(schedule.rate, schedule.steps),
-            WEIGHT_DECAY,
-            clipnorm=1.0,
-            use_ema=True,
-            ema_momentum=WEIGHT_AVERAGING,
-        )
-        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=True,  # halves the time of a step here; stage 1 would take twice as long
-    )
-    data, watched = ((codes, slices), codes), ((unseen, validate.slices), unseen)
-    how = (schedule, recipe.seed, [*averaging, *callbacks], checkpoint, verbose)
-    return model, _fit(model, data, watched, *how)
-
-
-def epochs_for(steps: int, count: int, batch: int) -> int:
-    """The number of whole epochs nearest to a number of steps, at least one."""
-    return max(1, round(steps / -(-count // batch)))
-
-
-class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch: its number, seconds, and the figures named.
-
-    Args:
-        figures: names in the logs, e.g. ("loss", "val_ssim").
-        every: prints every so many epochs, and the last one.
-    """
-
-    def __init__(self, figures: tuple[str, ...], every: int = 1):
-        super().__init__()
-        self.figures, self.every = figures, every
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        total, seconds = self.params["epochs"], time.perf_counter() - self.started
-        logs["seconds"] = seconds  # for the callbacks after this one
-        if (epoch + 1) % self.every and epoch + 1 < total:
-            return
-        shown = "  ".join(f"{name} {logs[name]:.3f}" for name in self.figures if name in logs)
-        print(f"epoch {epoch + 1:3d}/{total}  {shown}  ({seconds:.0f} s)", flush=True)
 
 
 # ----------------------------------------------------------------------------- shipped weights
@@ -623,34 +225,6 @@ def stages_digest(folder: Path) -> dict[str, str]:
         file.stem: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.glob("*.keras"))
     }
-
-
-@contextmanager
-def only_one(work: Path, what: str) -> Iterator[None]:
-    """Lets one process at a time into a folder; the second one is told so.
-
-    The lock is an SQLite transaction: the operating system ends it with the process, however
-    that dies, on every system alike.
-
-    Raises:
-        BlockingIOError: when another process is at it.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    lock = sqlite3.connect(work / "in-use.lock", timeout=0, isolation_level=None)
-    try:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise OSError(
-                    f"{work} can't be written ({error}); allow it, or free space."
-                ) from None
-            raise BlockingIOError(
-                f"Another process is {what} in {work}; wait until it has ended, or stop it."
-            ) from None
-        yield
-    finally:
-        lock.close()
 
 
 def train_weights(name: str) -> dict:
@@ -847,50 +421,6 @@ def _splits_for(name: str) -> dict[str, SliceSet]:
     return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
 
 
-def fingerprint(slices: SliceSet) -> str:
-    """A hash of which slices these are: tells test subjects that scores hold for from others."""
-    levels = np.rint(slices.images * 255).astype("uint8")
-    keys = np.stack([slices.subjects, slices.slices])
-    return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
-
-
-def claim(
-    work: Path,
-    recipe: Recipe,
-    train: SliceSet,
-    validate: SliceSet,
-    start: keras.Model | None = None,
-) -> Path:
-    """Notes in a folder what a training's checkpoints there are made of; returns the folder.
-
-    Args:
-        work: the folder, made if it isn't there.
-        recipe, train, validate: of the training.
-        start: the finished model that it starts from, or whose codes it learns.
-
-    Raises:
-        ValueError: when the folder holds the checkpoints of another training, which must not be
-            gone on with by mistake.
-    """
-    weights = b"".join(value.tobytes() for value in start.get_weights()) if start else b""
-    made_of = {
-        "recipe": asdict(recipe),
-        "train": fingerprint(train),
-        "validate": fingerprint(validate),
-        "start": hashlib.sha256(weights).hexdigest(),
-    }
-    note, made_of = work / "made_of.json", json.loads(json.dumps(made_of))
-    if not note.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(note, made_of, indent=2)
-    elif read_json(note) != made_of:
-        raise ValueError(
-            f"{work} holds a training with another recipe or other slices; remove that folder to "
-            "train anew, or go back to what it was made of to resume."
-        )
-    return work
-
-
 def _stage(
     folder: Path,
     train: Callable[[list, Checkpoint], keras.Model],
@@ -922,36 +452,6 @@ def save_for_use(model: keras.Model, path: Path) -> None:
     bare.set_weights(model.get_weights())
     with written_beside(path) as beside:
         bare.save(beside)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half written."""
-    with written_beside(path) as beside:
-        beside.write_bytes(content)
-
-
-def write_json(path: Path, content: dict, indent: int | None = None) -> None:
-    """Writes a JSON file as `write_bytes` does."""
-    write_bytes(path, f"{json.dumps(content, indent=indent)}\n".encode())
-
-
-def read_json(path: Path) -> dict:
-    """What a JSON file of ours holds.
-
-    Raises:
-        ValueError: for a missing or damaged file, and one that holds something else than a dict.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        content = error
-    if not isinstance(content, dict):
-        found = f"can't be read ({content})" if isinstance(content, Exception) else "holds no names"
-        raise ValueError(
-            f"{path}: {found}; expected a JSON file of ours: get it back with git, or remove it "
-            "and make it anew."
-        )
-    return content
 
 
 _CITATIONS = {

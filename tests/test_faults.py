@@ -26,13 +26,16 @@ from PIL import Image
 
 from oasis_helpers import __main__ as commands
 from oasis_helpers import (
+    files,
     ladders,
     load_pretrained,
     load_slices,
     metrics,
     realism,
+    recipes,
     sample_codes,
     series,
+    training,
 )
 from oasis_helpers.cohort import make_cohort
 from oasis_helpers.data import REPOSITORY
@@ -41,7 +44,7 @@ from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.vqvae import improved_vqvae
 
 K, GRID, SIZE = 12, (4, 4), 16
-RECIPE = series.Recipe("oasis1", SIZE)
+RECIPE = recipes.Recipe("oasis1", SIZE)
 
 
 # ------------------------------------------------------------------------------------ the house
@@ -76,8 +79,8 @@ def write_weights(folder: Path) -> None:
         "test": {"bits_per_slice": round(vqvae.bits_per_slice, 1)},
         "test_fingerprint": "of other slices",
     }
-    series.write_json(folder / "scores.json", scores)
-    series.write_json(folder / "history.json", {"recipe": recipe})
+    files.write_json(folder / "scores.json", scores)
+    files.write_json(folder / "history.json", {"recipe": recipe})
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +103,7 @@ def house(built, tmp_path, monkeypatch):
     monkeypatch.setattr(series, "WEIGHTS", folder / "weights")
     monkeypatch.setattr(series, "COHORT", folder / "cohort")
     monkeypatch.setattr(commands, "BUILD", folder / "build")
-    monkeypatch.setitem(series.RECIPES, "tiny", RECIPE)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", RECIPE)
     monkeypatch.setenv("OASIS_DATA_DIR", str(folder / "slices"))
     monkeypatch.setenv("OASIS_CACHE_DIR", str(folder / "cache"))
     monkeypatch.setenv("OASIS_PROFILE", "tour")
@@ -437,8 +440,8 @@ OTHERS = "belongs to other weights | `python -m oasis_helpers score oasis1` meas
 
 
 def change_scores(house, **changes):
-    scores = series.read_json(house.weights / "scores.json") | changes
-    series.write_json(house.weights / "scores.json", scores)
+    scores = files.read_json(house.weights / "scores.json") | changes
+    files.write_json(house.weights / "scores.json", scores)
     return reading(house)
 
 
@@ -524,7 +527,7 @@ def recipe_with_other_data(house):
 
 @broken("tiny holds a training with another recipe or other slices; remove that folder")
 def checkpoints_of_another_training(house):
-    series.write_json(made(house.folder / "work" / "tiny") / "made_of.json", {"recipe": {}})
+    files.write_json(made(house.folder / "work" / "tiny") / "made_of.json", {"recipe": {}})
     return lambda: series.train_weights("tiny")
 
 
@@ -540,7 +543,7 @@ def checkpoint_of_another_model(house):
     np.savez(work / "latest.npz", facts='{"epoch": 1}', **{"state 0": np.zeros(3)})
     prior = series.load_network(house.weights / "prior.keras")
     prior.compile("adam")
-    return lambda: series.Checkpoint(work).restore(prior)
+    return lambda: training.Checkpoint(work).restore(prior)
 
 
 def made(folder: Path) -> Path:

@@ -13,6 +13,8 @@ import pytest
 
 from oasis_helpers import ladders, load_pretrained, load_slices, sample_codes, scaling
 from oasis_helpers.data import SliceDataError, stream_slices
+from oasis_helpers.recipes import Recipe, Schedule
+from oasis_helpers.training import Batches
 from oasis_helpers.vqvae import improved_vqvae
 
 HERE = Path(__file__).parent
@@ -99,16 +101,22 @@ def test_two_workers_learn_what_one_learns_over_fifty_steps(tmp_path, devices):
 
 @AWAY
 @pytest.mark.long
-def test_a_lost_worker_is_told_and_training_goes_on_from_the_backup(tmp_path):
-    survivor, lost = start(tmp_path, "--steps=40", "--die-after=12", count=2)
+def test_a_lost_worker_is_told_and_training_goes_on_as_if_not(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    survivor, lost = start(killed, "--steps=40", "--die-after=14", count=2)
     said = ended([survivor, lost])
     assert lost.returncode == -signal.SIGKILL
     assert survivor.returncode == 3, said[0]
     assert re.search(r"Worker 1 of 2 lost the others: .* start all workers again", said[0])
-    again = start(tmp_path, "--steps=40", count=2)
-    said = ended(again)
-    assert [process.returncode for process in again] == [0, 0], said
-    assert len(seen(tmp_path)["vqvae losses"]) < 40, "began anew"
+    for folder in (killed, whole):
+        again = start(folder, "--steps=40", count=2)
+        said = ended(again)
+        assert [process.returncode for process in again] == [0, 0], said
+    resumed, undisturbed = seen(killed), seen(whole)
+    assert len(resumed["vqvae losses"]) == 40 - 12, "an epoch has four steps"
+    for name in ("vqvae losses", "codebook", "codes", "drawn"):
+        expected = undisturbed[name][12:] if name == "vqvae losses" else undisturbed[name]
+        np.testing.assert_allclose(resumed[name], expected, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.long
@@ -133,11 +141,10 @@ def test_several_workers_need_jax():
 
 def test_workers_read_together_what_one_reads_alone():
     def order(worker):
-        batches = scaling.Batches(lambda numbers: (numbers,), 21, 4, seed=3, worker=worker)
-        epochs = []
-        for _ in range(2):
+        batches, epochs = Batches(lambda numbers: (numbers,), 21, 4, seed=3, part=worker), []
+        for epoch in range(2):
+            batches.shuffle(epoch)
             epochs.append([batches[number][0] for number in range(len(batches))])
-            batches.on_epoch_end()
         return np.array(epochs)
 
     alone, parts = order(scaling.Worker()), [order(scaling.Worker(rank, 2)) for rank in (0, 1)]
@@ -148,8 +155,8 @@ def test_workers_read_together_what_one_reads_alone():
 
 @pytest.mark.parametrize("batch", [5, 0, 22])
 def test_batches_that_cannot_be_shared(batch):
-    with pytest.raises(ValueError, match=f"A batch of {batch} out of 21 for 2 workers"):
-        scaling.Batches(lambda numbers: (numbers,), 21, batch, worker=scaling.Worker(0, 2))
+    with pytest.raises(ValueError, match=rf"A batch of {batch} out of 21 for 2 worker\(s\)"):
+        Batches(lambda numbers: (numbers,), 21, batch, part=(0, 2))
 
 
 def test_shares_of_a_drawing_are_the_drawing():
@@ -202,13 +209,13 @@ def test_the_part_that_is_coded_is_the_same_at_every_size():
 
 def test_both_stages_from_the_disk_to_a_drawing(cohort_root, monkeypatch):
     small = scaling.SIZES["256"]
-    small = scaling.Recipe(
+    small = Recipe(
         "cohort",
         64,
         vqvae={**small.vqvae, "field": (0, 0, 64, 64), "widths": (8, 8, 8), "blocks": 1},
         prior={"filters": 8, "blocks": 1, "heads": 2},
-        fitting=scaling.Schedule(2, 4, 1e-3),
-        drawing=scaling.Schedule(2, 4, 1e-3),
+        fitting=Schedule(2, 4, 1e-3),
+        drawing=Schedule(2, 4, 1e-3),
     )
     monkeypatch.setattr(scaling, "SIZES", {"small": small})
     few = scaling.stream_slices

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from oasis_helpers import load_pretrained, metrics, sample_codes, series
+from oasis_helpers import load_pretrained, metrics, recipes, sample_codes, series
 
 SHIPPED = sorted(path.parent.name for path in series.WEIGHTS.glob("*/scores.json"))
 
@@ -35,18 +35,18 @@ def test_weights_that_are_not_there():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path, cohort_root, load_few):
     """A recipe that trains in seconds, working and landing in a temporary folder."""
-    schedule = series.Schedule(6, 128, 1e-3)
-    recipe = series.Recipe(
+    schedule = recipes.Schedule(6, 128, 1e-3)
+    recipe = recipes.Recipe(
         "cohort",
-        vqvae={**series.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
+        vqvae={**recipes.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
         fitting=schedule,
         prior={"filters": 8, "blocks": 1, "heads": 1},
-        drawing=series.Schedule(6, 64, 1e-3),
+        drawing=recipes.Schedule(6, 64, 1e-3),
         variants=1,
     )
     sharp = dataclasses.replace(recipe, fitting=None, sharpens="tiny", sharpening=schedule)
-    monkeypatch.setitem(series.RECIPES, "tiny", recipe)
-    monkeypatch.setitem(series.RECIPES, "tiny-sharp", dataclasses.replace(sharp, drawing=None))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", recipe)
+    monkeypatch.setitem(recipes.RECIPES, "tiny-sharp", dataclasses.replace(sharp, drawing=None))
     monkeypatch.setattr(series, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(series, "WORK", tmp_path / "work")
     monkeypatch.setattr(series, "load_slices", load_few)
@@ -80,31 +80,6 @@ def test_sharpening_takes_the_codes_over(tiny):
     np.testing.assert_array_equal(sharp.vqvae.encode(test), codes)
     assert not np.array_equal(sharp.vqvae.decode(codes), faithful.vqvae.decode(codes))
     assert "not the patient's own" in (series.WEIGHTS / "tiny-sharp/MODEL_CARD.md").read_text()
-
-
-def test_training_resumes_after_its_last_epoch(tiny, monkeypatch, capsys):
-    """Interrupted in the second epoch of the first stage, then started again."""
-
-    class Interrupt(series.EpochLines):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.second = epoch == 1
-            super().on_epoch_begin(epoch, logs)
-
-        def on_train_batch_end(self, batch, logs=None):
-            if self.second:
-                raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(series, "EpochLines", Interrupt)
-        with pytest.raises(KeyboardInterrupt, match=r"tiny/vqvae holds the state before"):
-            series.train_weights("tiny")
-    assert not series.WEIGHTS.exists(), "unfinished weights were put in place"
-    monkeypatch.setattr(series, "score_weights", lambda name: {})
-    series.train_weights("tiny")
-    stages = capsys.readouterr().out.count("epoch   1/2")
-    assert stages == 2, "the first epoch was trained again"
-    history = series.read_json(series.WEIGHTS / "tiny" / "history.json")
-    assert history["vqvae"]["epoch"] == history["prior"]["epoch"] == [0, 1]
 
 
 def test_checkpoints_of_another_recipe_are_not_resumed(tiny, monkeypatch):

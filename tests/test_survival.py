@@ -6,6 +6,7 @@ Run as a script this file is one such training: `test_survival.py FOLDER EPOCHS 
 import dataclasses
 import gc
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,18 +20,18 @@ import numpy as np
 import psutil
 import pytest
 
-from oasis_helpers import data, load_pretrained, metrics, sample_codes, series
+from oasis_helpers import files, load_pretrained, metrics, recipes, sample_codes, series, training
 from oasis_helpers.data import REPOSITORY, SliceSet
 from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.vqvae import improved_vqvae
 
 BATCH = 16
-RECIPE = series.Recipe(  # with everything random that the real ones have
+RECIPE = recipes.Recipe(  # with everything random that the real ones have
     "cohort",
-    vqvae={**series.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
-    fitting=series.Schedule(20, BATCH, 4e-3),
+    vqvae={**recipes.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
+    fitting=recipes.Schedule(20, BATCH, 4e-3),
     prior={"filters": 8, "blocks": 1, "heads": 1, "dropout": 0.2, "untold": 0.2},
-    drawing=series.Schedule(20, BATCH, 4e-3),
+    drawing=recipes.Schedule(20, BATCH, 4e-3),
     variants=2,
 )
 COUNTS = {"train": 2 * BATCH, "validate": BATCH, "test": BATCH}  # slices
@@ -48,7 +49,7 @@ def noisy_discs(split: str) -> SliceSet:
     return SliceSet(images, slices // 8, slices, split, Path("discs"))
 
 
-def lasting(epochs: int) -> series.Recipe:
+def lasting(epochs: int) -> recipes.Recipe:
     steps = epochs * STEPS_PER_EPOCH
     schedule = dataclasses.replace(RECIPE.fitting, steps=steps)
     return dataclasses.replace(RECIPE, fitting=schedule, drawing=schedule)
@@ -66,7 +67,7 @@ def train_in(folder: Path, epochs: int, compiled: bool) -> None:
     """The whole of `train_weights` but for the scores, with all its files in a folder."""
     if not compiled:
         keras.Model.compile = compile_plainly
-    series.RECIPES["tiny"] = lasting(epochs)
+    recipes.RECIPES["tiny"] = lasting(epochs)
     series.WEIGHTS, series.WORK = folder / "weights", folder / "work"
     series._splits_for = lambda name: {split: noisy_discs(split) for split in COUNTS}
     series.score_weights = lambda name: {}
@@ -86,20 +87,20 @@ def started(folder: Path, epochs: int, how: str) -> subprocess.Popen:
     )
 
 
-def killed_after(training: subprocess.Popen, lines: int, seconds: float) -> bool:
+def killed_after(process: subprocess.Popen, lines: int, seconds: float) -> bool:
     """Kills a training so long after so many of its epochs; False where it ended before."""
     for _ in range(lines):
-        if not training.stdout.readline():
+        if not process.stdout.readline():
             break
     time.sleep(seconds)
-    training.send_signal(signal.SIGKILL)
-    training.communicate()
-    return training.returncode == -signal.SIGKILL
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def weights_and_curves(folder: Path) -> tuple[list[np.ndarray], dict]:
     vqvae, prior = series.load_stages(folder / "weights" / "tiny")
-    history = series.read_json(folder / "weights" / "tiny" / "history.json")
+    history = files.read_json(folder / "weights" / "tiny" / "history.json")
     for stage in ("vqvae", "prior"):
         del history[stage]["seconds"]
     return [*vqvae.get_weights(), *prior.get_weights()], history
@@ -116,9 +117,9 @@ def survive(folder: Path, kills: int, epochs: int, seed: int, how: str) -> None:
             break  # it had come to its end: what follows is the training of another one
         done.append((lines, round(seconds, 3)))
     ending = started(folder / "killed", epochs, how)
-    for training in (ending, undisturbed):
-        told = training.communicate()
-        assert training.returncode == 0, told[1]
+    for process in (ending, undisturbed):
+        told = process.communicate()
+        assert process.returncode == 0, told[1]
     assert len(done) == kills, f"only {done} of {kills} kills; give it more epochs"
     (here, curves), (there, expected) = (
         weights_and_curves(folder / name) for name in ("killed", "undisturbed")
@@ -173,8 +174,8 @@ def fit_small(checkpoint=None, callbacks=()) -> tuple[list[np.ndarray], dict]:
     model = keras.Model(number, keras.layers.Dense(1)(hidden))
     model.compile(keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.9), "mse")
     averaging = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    schedule, callbacks = series.Schedule(3 * EPOCHS, 16, 0.01), [averaging, *callbacks]
-    curves = series._fit(model, (x, y), (x, y), schedule, 0, callbacks, checkpoint, 0)
+    batches, callbacks = training.Batches.of(x, y, 16), [averaging, *callbacks]
+    curves = training.fit(model, batches, 2 * EPOCHS, (x, y), callbacks, checkpoint)
     if checkpoint:
         checkpoint.take_best()
     return model.get_weights(), curves
@@ -182,7 +183,7 @@ def fit_small(checkpoint=None, callbacks=()) -> tuple[list[np.ndarray], dict]:
 
 @pytest.fixture(scope="module")
 def never_stopped(tmp_path_factory):
-    return fit_small(series.Checkpoint(tmp_path_factory.mktemp("whole")))
+    return fit_small(training.Checkpoint(tmp_path_factory.mktemp("whole")))
 
 
 def assert_same(found, expected):
@@ -202,8 +203,8 @@ def test_a_checkpoint_changes_nothing(never_stopped):
 def test_stopped_in_every_epoch(tmp_path, never_stopped):
     for epoch in range(EPOCHS):
         with pytest.raises(Stop):
-            fit_small(series.Checkpoint(tmp_path), [Stopping(epoch)])
-    assert_same(fit_small(series.Checkpoint(tmp_path)), never_stopped)
+            fit_small(training.Checkpoint(tmp_path), [Stopping(epoch)])
+    assert_same(fit_small(training.Checkpoint(tmp_path)), never_stopped)
 
 
 @pytest.mark.parametrize("moment", ["writing", "before the first renaming", "between the two"])
@@ -211,14 +212,13 @@ def test_stopped_while_a_checkpoint_is_written(tmp_path, never_stopped, monkeypa
     def killed(*_, **__):
         raise Stop
 
-    class Stopping(series.Checkpoint):
+    class Stopping(training.Checkpoint):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2 and moment == "writing":
                 monkeypatch.setattr(np, "savez", killed)
             elif epoch == 2:
-                renamings = [killed] if "first" in moment else [series.os.replace, killed]
-                monkeypatch.setattr(series.os, "replace", lambda *names: renamings.pop(0)(*names))
-                monkeypatch.setattr(data.os, "replace", series.os.replace)
+                renamings = [killed] if "first" in moment else [os.replace, killed]
+                monkeypatch.setattr(os, "replace", lambda *names: renamings.pop(0)(*names))
             super().on_epoch_begin(epoch, logs)
 
     with pytest.raises(Stop):
@@ -227,34 +227,34 @@ def test_stopped_while_a_checkpoint_is_written(tmp_path, never_stopped, monkeypa
     (tmp_path / ".1234-5-latest.npz").write_bytes(b"half of a check")  # a kill leaves that
     assert (tmp_path / "latest.npz").is_file() == (moment != "between the two")
     with warnings.catch_warnings(action="error"):
-        assert_same(fit_small(series.Checkpoint(tmp_path)), never_stopped)
+        assert_same(fit_small(training.Checkpoint(tmp_path)), never_stopped)
     assert {path.name for path in tmp_path.iterdir()} == {"latest.npz", "earlier.npz"}
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_earlier_one_used(tmp_path, never_stopped):
-    fit_small(series.Checkpoint(tmp_path))
+    fit_small(training.Checkpoint(tmp_path))
     latest, earlier = tmp_path / "latest.npz", tmp_path / "earlier.npz"
     whole = latest.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", whole[:2000] + bytes(200) + whole[2200:]):
         latest.write_bytes(damage)
-        checkpoint = series.Checkpoint(tmp_path)
+        checkpoint = training.Checkpoint(tmp_path)
         with pytest.warns(UserWarning, match=r"latest\.npz is damaged; going on from before it"):
             assert_same(fit_small(checkpoint), never_stopped)
     latest.write_bytes(b"")
     earlier.write_bytes(b"")
     with pytest.warns(UserWarning, match="is damaged"):
-        assert_same(fit_small(series.Checkpoint(tmp_path)), never_stopped)
+        assert_same(fit_small(training.Checkpoint(tmp_path)), never_stopped)
 
 
 def test_the_best_epoch_is_kept_with_its_value(tmp_path):
-    checkpoint = series.Checkpoint(tmp_path, "loss")
+    checkpoint = training.Checkpoint(tmp_path, "loss")
     checkpoint.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
     for epoch, loss in enumerate((3.0, 1.0, 2.0, float("nan"))):
         checkpoint.model.set_weights([np.full((1, 1), loss), np.zeros(1)])
         checkpoint.on_epoch_end(epoch, {"loss": loss})
     checkpoint.take_best()
     assert checkpoint.model.get_weights()[0] == 1.0
-    never = series.Checkpoint(tmp_path, "loss")
+    never = training.Checkpoint(tmp_path, "loss")
     never.on_epoch_end(0, {"loss": float("nan")})
     with pytest.raises(ValueError, match=r"loss was never a number .* train with a lower rate"):
         never.take_best()
@@ -267,8 +267,8 @@ def test_an_interruption_says_how_to_go_on(tmp_path, never_stopped):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"holds the state before the unfinished epoch"):
-        fit_small(series.Checkpoint(tmp_path), [Interrupting(2)])
-    assert_same(fit_small(series.Checkpoint(tmp_path)), never_stopped)
+        fit_small(training.Checkpoint(tmp_path), [Interrupting(2)])
+    assert_same(fit_small(training.Checkpoint(tmp_path)), never_stopped)
 
 
 # --------------------------------------------------------------------- same seed, same result
@@ -276,15 +276,15 @@ def test_an_interruption_says_how_to_go_on(tmp_path, never_stopped):
 
 def results_of(seed: int) -> tuple[dict, list[np.ndarray]]:
     """What the notebooks do, in little: the three trainings, drawing, scores."""
-    recipe = dataclasses.replace(lasting(2), seed=seed, sharpening=series.Schedule(4, BATCH, 1e-3))
+    recipe = dataclasses.replace(lasting(2), seed=seed, sharpening=recipes.Schedule(4, BATCH, 1e-3))
     splits = {split: noisy_discs(split) for split in COUNTS}
     seen = splits["train"], splits["validate"]
-    vqvae, _ = series.train_vqvae(recipe, *seen)
-    prior, _ = series.train_prior(recipe, vqvae, *seen)
+    vqvae, _ = training.train_vqvae(recipe, *seen)
+    prior, _ = training.train_prior(recipe, vqvae, *seen)
     scores = metrics.prior_table(vqvae, prior, splits["train"], splits["test"])
     scores |= metrics.reconstruction_table(vqvae, splits["test"])
     codes = sample_codes(prior, 4, seed=seed)
-    series.sharpen(recipe, vqvae, *seen)
+    training.sharpen(recipe, vqvae, *seen)
     return scores, [codes, vqvae.decode(codes)]
 
 
@@ -292,7 +292,9 @@ def test_same_seed_same_first_stage_and_same_maps():
     splits = [noisy_discs(split) for split in ("train", "validate", "test")]
     (scores, codes), (again, codes_again) = (
         (
-            metrics.reconstruction_table(series.train_vqvae(lasting(1), *splits[:2])[0], splits[2]),
+            metrics.reconstruction_table(
+                training.train_vqvae(lasting(1), *splits[:2])[0], splits[2]
+            ),
             sample_codes(GatedPixelCNN(16, (4, 4), filters=8, blocks=1, heads=1), 4, seed=0),
         )
         for _ in range(2)
@@ -312,19 +314,21 @@ def test_same_seed_same_scores_and_slices():
 
 def test_the_order_of_batches_hangs_on_seed_and_epoch_alone():
     def order(seed, epoch):
-        batches = series.Batches(np.arange(10), (np.arange(10), np.arange(10)), 4, seed)
+        batches = training.Batches.of((np.arange(10), -np.arange(10)), np.arange(10), 4, seed)
         batches.shuffle(epoch)
-        assert [len(batches[number][0]) for number in range(batches.num_batches)] == [4, 4, 2]
-        return np.concatenate([batches[number][0] for number in range(3)]).tolist()
+        for (first, second), target in (batches[number] for number in range(len(batches))):
+            np.testing.assert_array_equal(first, target)
+            np.testing.assert_array_equal(second, -target)
+        return np.concatenate([batches[number][1] for number in range(2)]).tolist()
 
-    assert order(0, 5) == order(0, 5) and sorted(order(0, 5)) == list(range(10))
+    assert order(0, 5) == order(0, 5) and len(set(order(0, 5))) == 8
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
 def test_every_epoch_has_an_order_of_its_own(monkeypatch):
-    shuffled, shuffle = [], series.Batches.shuffle
+    shuffled, shuffle = [], training.Batches.shuffle
     monkeypatch.setattr(
-        series.Batches,
+        training.Batches,
         "shuffle",
         lambda batches, epoch: shuffled.append(epoch) or shuffle(batches, epoch),
     )
@@ -336,11 +340,11 @@ def test_every_epoch_has_an_order_of_its_own(monkeypatch):
 
 
 def test_the_same_weights_are_trained_by_one_process_at_a_time(tmp_path):
-    with series.only_one(tmp_path, "at it"):
+    with files.only_one(tmp_path, "at it"):
         with pytest.raises(BlockingIOError, match=r"Another process is at it in .*; wait until"):
-            with series.only_one(tmp_path, "at it"):
+            with files.only_one(tmp_path, "at it"):
                 pass
-    with series.only_one(tmp_path, "at it"):
+    with files.only_one(tmp_path, "at it"):
         pass
 
 
@@ -372,7 +376,7 @@ print(hashlib.sha256(images.tobytes()).hexdigest())
 def cohort_twice(folder: Path, subjects: int) -> None:
     """Two processes make a cohort and read it with a cold cache, at the same time."""
     command = [sys.executable, "-c", TWICE, str(folder / "cohort"), str(subjects)]
-    environment = {**series.os.environ, "OASIS_CACHE_DIR": str(folder / "cache")}
+    environment = {**os.environ, "OASIS_CACHE_DIR": str(folder / "cache")}
     both = [
         subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE)
         for _ in range(2)
@@ -406,7 +410,7 @@ def memory() -> float:
 
 def draw(maps: int, batches: int) -> list[float]:
     """Memory after each so many maps drawn and decoded by untrained weights."""
-    vqvae = improved_vqvae(1.0, num_embeddings=16, widths=(8, 8), blocks=1, **series.WHOLE_FRAME)
+    vqvae = improved_vqvae(1.0, num_embeddings=16, widths=(8, 8), blocks=1, **recipes.WHOLE_FRAME)
     prior, held = GatedPixelCNN(16, (10, 10), filters=8, blocks=1, heads=1), []
     for number in range(batches):
         vqvae.decode(sample_codes(prior, maps, seed=number))

@@ -17,6 +17,7 @@ import numpy as np
 
 from oasis_helpers import sample_codes, scaling
 from oasis_helpers.pixelcnn import GatedPixelCNN
+from oasis_helpers.training import Batches
 from oasis_helpers.vqvae import improved_vqvae
 
 COUNT, BATCH = 64, 16
@@ -28,6 +29,7 @@ class Losses(keras.callbacks.Callback):
     def __init__(self, die_after: int):
         super().__init__()
         self.die_after, self.losses, self.before = die_after, [], (0.0, 0)
+        self.figures = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.before = 0.0, 0
@@ -39,6 +41,9 @@ class Losses(keras.callbacks.Callback):
         self.before = now, steps + 1
         if len(self.losses) == self.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.figures.append((logs.get("perplexity"), logs.get("restarts")))
 
 
 def rings() -> np.ndarray:
@@ -67,18 +72,18 @@ def main() -> None:
     vqvae.compile(keras.optimizers.Adam(1e-3))
     last = worker.rank == worker.count - 1
     losses = Losses(chosen.die_after if last else 0)
-    batches = scaling.Batches(lambda n: (images[n], images[n]), COUNT, BATCH, 0, worker)
+    batches = Batches(lambda n: (images[n], images[n]), COUNT, BATCH, 0, worker)
     try:
-        history = scaling.fit_together(
-            vqvae, batches, chosen.steps, chosen.folder / "vqvae", [losses], backup_every=4
+        scaling.fit_together(
+            vqvae, batches, chosen.steps, chosen.folder / "vqvae", worker, [losses]
         )
     except scaling.WorkerLostError as error:
         print(error, flush=True)
         os._exit(3)  # what JAX does on the way out would wait for the worker that is gone
-    seen["vqvae losses"], seen["perplexity"] = losses.losses, history["perplexity"]
+    seen["vqvae losses"] = losses.losses
+    seen["perplexity"], seen["restarts"] = zip(*losses.figures)
     for variable in vqvae.quantizer.weights:
         seen[variable.name] = keras.ops.convert_to_numpy(variable)
-    seen["restarts"] = history["restarts"]
 
     with scaling.apart():
         own = scaling.own_copy(vqvae)
@@ -93,8 +98,8 @@ def main() -> None:
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     losses = Losses(0)
-    batches = scaling.Batches(lambda n: ((codes[n], indices[n]), codes[n]), COUNT, BATCH, 0, worker)
-    scaling.fit_together(prior, batches, chosen.steps, chosen.folder / "prior", [losses])
+    batches = Batches(lambda n: ((codes[n], indices[n]), codes[n]), COUNT, BATCH, 0, worker)
+    scaling.fit_together(prior, batches, chosen.steps, chosen.folder / "prior", worker, [losses])
     seen["prior losses"] = losses.losses
     with scaling.apart():
         drawn = sample_codes(scaling.own_copy(prior), 10, part=worker)
