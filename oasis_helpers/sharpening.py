@@ -87,12 +87,9 @@ class Sharpener(keras.Model):
             ("told_apart", ops.mean(ops.cast(real_score > 0, "float32"))),
         ):
             self.shown[name].update_state(value)
-        return (
-            critic_loss
-            + self.faithful_weight * faithful
-            + self.realism_weight * realism
-            + self.feature_weight * features
-        )
+        loss = critic_loss + self.faithful_weight * faithful
+        loss += self.realism_weight * realism + self.feature_weight * features
+        return self._aggregate_additional_loss(loss)  # as in `VQVAE`
 
 
 def patch_critic(size: int, field: Field, filters: int = 64) -> keras.Model:

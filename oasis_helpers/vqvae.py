@@ -90,7 +90,8 @@ class VQVAE(keras.Model):
         self.similarity.update_state(ops.mean(ssim(y, ops.clip(y_pred, 0, 1), self.blur)))
         loss = reconstruction_loss(y, y_pred, self.variance, self.ssim_weight, self.blur)
         self.quantizer.update_metrics()
-        return loss + sum(self.losses)
+        # Keras's own sum of losses: under `tf.distribute` each device's share of the batch's mean.
+        return self._aggregate_additional_loss(loss + sum(self.losses))
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Code maps of slices: float (N, size, size, 1) in [0, 1] to int32 (N, h, w).

@@ -41,16 +41,18 @@ def pngs(cohort_root):
     }
 
 
+def volume_of(files):
+    """uint8 (176, 208, 176): the template's brain, and in its slab the 32 slices of a subject."""
+    voxels = (slab._t88_template() * 230).astype("uint8")
+    levels = np.stack([np.asarray(Image.open(file)) for file in files])
+    voxels[:, :, 75:107] = levels[:, ROWS, COLUMNS].transpose(2, 1, 0)
+    return voxels
+
+
 @pytest.fixture(scope="module")
 def volumes(pngs):
-    """{case: uint8 (176, 208, 176)}: the template's brain, and in its slab a cohort subject."""
-    brain = (slab._t88_template() * 230).astype("uint8")
-    made = {}
-    for case, files in pngs.items():
-        levels = np.stack([np.asarray(Image.open(file)) for file in files])
-        made[case] = brain.copy()
-        made[case][:, :, 75:107] = levels[:, ROWS, COLUMNS].transpose(2, 1, 0)
-    return made
+    """{case: the volume of a cohort subject}"""
+    return {case: volume_of(files) for case, files in pngs.items()}
 
 
 def analyze(voxels, sides=(1, 1, 1)):
@@ -132,6 +134,29 @@ def test_volumes_give_back_the_slices_that_they_were_made_of(whole, pngs):
     for split in SPLITS:
         subjects = set(load_slices(whole, split, size=64).subjects.tolist())
         assert subjects == {case for case, dealt in CASES.items() if dealt == split}
+
+
+@pytest.mark.long
+def test_all_volumes_end_with_the_table_of_the_slices_they_were_made_of(
+    cohort_root, tmp_path, monkeypatch
+):
+    """The table is what `make run` prints in the end."""
+    dealt = ["case,split"]
+    for split in SPLITS:
+        slices = cohort_root / LAYOUT_FOLDER / f"keras_png_slices_{split}"
+        for first in sorted(slices.glob("case_*_slice_0.nii.png")):
+            case = int(first.name.split("_")[1])
+            files = [slices / f"case_{case:03d}_slice_{index}.nii.png" for index in range(32)]
+            write_t88(tmp_path / "disc", case, volume_of(files))
+            dealt.append(f"{case:03d},{split}")
+    (tmp_path / "splits.csv").write_text("\n".join(dealt))
+    made = convert.convert(tmp_path / "disc", tmp_path / "made", splits=tmp_path / "splits.csv")
+    tables = []
+    for root in (cohort_root, made):
+        monkeypatch.setenv("OASIS_DATA_DIR", str(root))
+        with pytest.warns(UserWarning, match="not the test slices"):
+            tables.append(__main__.summary().replace(str(root), "the folder"))
+    assert tables[0] == tables[1]
 
 
 def test_manifest_says_where_every_slice_comes_from(whole, disc):

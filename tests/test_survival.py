@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ import warnings
 from pathlib import Path
 
 import keras
+import nbformat
 import numpy as np
 import psutil
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 
 from oasis_helpers import files, load_pretrained, metrics, recipes, sample_codes, series, training
 from oasis_helpers.data import REPOSITORY, SliceSet
@@ -269,6 +273,72 @@ def test_an_interruption_says_how_to_go_on(tmp_path, never_stopped):
     with pytest.raises(KeyboardInterrupt, match=r"holds the state before the unfinished epoch"):
         fit_small(training.Checkpoint(tmp_path), [Interrupting(2)])
     assert_same(fit_small(training.Checkpoint(tmp_path)), never_stopped)
+
+
+# ------------------------------------------------------------------------ a notebook's kernel
+
+# Run after the parameters of a notebook: the profile `full`, but small, in a folder of the test.
+SMALL_AND_FULL = """
+import os, signal
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["OASIS_PROFILE"] = "full"
+series.WORK, TOUR, STEPS, TRAINING_SUBJECTS, VALIDATION_SUBJECTS = Path({work!r}), False, 12, 2, 1
+for name in ("cohort", "cohort-faithful"):
+    RECIPES[name] = replace(
+        RECIPES[name],
+        prior={{"filters": 8, "blocks": 1, "heads": 1}},
+        drawing=replace(RECIPES["cohort"].drawing, steps=96),
+        variants=1,
+    )
+
+
+class Lines(training.EpochLines):
+    def on_train_batch_begin(self, batch, logs=None):
+        if {killed} and self.model.optimizer.iterations >= {killed}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+training.EpochLines = Lines
+"""
+
+
+def train_in_notebook(name: str, until: str, work: Path, killed: int) -> list[str]:
+    """Runs a notebook's code cells up to one; a kernel killed in between; the lines of epochs."""
+    notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    last = next(number for number, cell in enumerate(code) if until in cell.source)
+    small = nbformat.v4.new_code_cell(SMALL_AND_FULL.format(work=str(work), killed=killed))
+    # Set-up, parameters, then what is made small here; pictures aren't needed.
+    notebook.cells = [*code[:2], small, *code[2 : last + 1]]
+    for cell in notebook.cells:
+        cell.outputs = []
+    client = NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(REPOSITORY / "notebooks")}}
+    )
+    if killed:
+        with pytest.raises(DeadKernelError):
+            client.execute()
+    else:
+        client.execute()
+    told = "".join(output.get("text", "") for cell in notebook.cells for output in cell.outputs)
+    return re.findall(r"^epoch +(\d+/\d+)", told, re.MULTILINE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "until", "killed", "first", "then"),
+    [
+        # Twelve steps of four batches an epoch for each of two recipes; the first one is killed.
+        ("03_vqvae_training.ipynb", "training.train_vqvae(", 6, ["1/3"], ["2/3", "3/3", "1/3"]),
+        ("05_pixelcnn_prior.ipynb", "training.train_prior(", 60, ["1/2"], ["2/2"]),
+    ],
+)
+def test_a_restarted_kernel_goes_on_with_the_training(tmp_path, name, until, killed, first, then):
+    assert train_in_notebook(name, until, tmp_path, killed) == first
+    again = train_in_notebook(name, until, tmp_path, killed=0)
+    assert again[: len(then)] == then
 
 
 # --------------------------------------------------------------------- same seed, same result
