@@ -12,6 +12,7 @@ import pytest
 import yaml
 from jupyter_server.serverapp import ServerApp
 
+from oasis_helpers import __main__ as commands
 from oasis_helpers.__main__ import locked_licences, page_of, with_results
 from oasis_helpers.data import REPOSITORY
 
@@ -214,3 +215,17 @@ def test_a_changed_output_turns_the_run_red(tmp_path, cohort_root):
         assert run_nbval(path).returncode == 1
     finally:
         path.unlink(missing_ok=True)
+
+
+def test_a_run_on_slices_of_ones_own_goes_on_after_a_claim_that_fails(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(commands, "BUILD", tmp_path)
+    cells = [nbformat.v4.new_code_cell(code) for code in ('assert 0, "not here"', "print('on')")]
+    path, executed = tmp_path / "claim.ipynb", tmp_path / "executed.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    with pytest.raises(SystemExit, match=r"claim\.ipynb stopped; .*\nnot here"):
+        commands._executed(path, executed)
+    commands._executed(path, executed, tolerant=True)
+    assert "On these slices a cell stopped: not here" in capsys.readouterr().out
+    assert read(executed).cells[1].outputs[0].text == "on\n"
