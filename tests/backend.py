@@ -12,6 +12,7 @@ import numpy as np
 from workers import rings
 
 from oasis_helpers import load_pretrained, sample_codes, series
+from oasis_helpers.compiled import CompiledSampler
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sharpening import Sharpener, patch_critic
 from oasis_helpers.vqvae import improved_vqvae, reference_vqvae
@@ -87,6 +88,7 @@ def both_stages(epochs: int) -> dict:
         "loss": second["loss"],
         "drawn": sample_codes(prior, 5),
         "drawn by full passes": sample_codes(prior, 5, cached=False),
+        "drawn compiled": CompiledSampler(prior, 5)(),
         "quantiser's types": [variable.dtype for variable in vqvae.quantizer.weights],
     }
     with tempfile.TemporaryDirectory() as folder:
