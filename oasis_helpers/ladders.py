@@ -6,9 +6,9 @@ beside JPEG, JPEG 2000 and WebP. `race` asks how long ours takes to reach what t
 with. `decoders` trains a finished decoder on in three ways. `temperature` draws at several
 temperatures and judges each set. All these are scored on *validation* subjects: they are for
 choosing. `priors` gives the plain prior the codes and the time that a shipped prior had, and
-scores both on test subjects. `sampling` times the cached sampler against the usual loop, `sizes`
-what larger slices cost, and `bench` both stages against the plain recipes.
-Those with several rungs keep every result at once and go on where they were interrupted.
+scores both on test subjects. `sampling` times the cached sampler, NumPy's and the compiled one,
+against the usual loop, `sizes` what larger slices cost, and `bench` both stages against the plain
+recipes. Those with several rungs keep every result at once and go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image
 
 from oasis_helpers import files, metrics, realism, recipes, scaling, series, training
+from oasis_helpers.compiled import CompiledSampler
 from oasis_helpers.data import (
     REPOSITORY,
     SLICES_PER_SUBJECT,
@@ -609,9 +610,9 @@ def predict_loop(prior: Prior, slice_index: np.ndarray, uniform: np.ndarray) -> 
 
 
 def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
-    """Seconds to draw maps with the cached sampler and with the usual loop, in one run.
+    """Seconds to draw maps with the cached sampler, compiled and with the usual loop, in one run.
 
-    Both use the same untrained network, of the size of the shipped prior: how long a draw takes
+    All use the same untrained network, of the size of the shipped prior: how long a draw takes
     doesn't depend on what the network has learnt.
 
     Args:
@@ -619,32 +620,55 @@ def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
         sides: of the grids; the usual loop is timed on those of 10 and 20 cells a side.
 
     Returns:
-        {"machine", "grids": [{"side", "cells", "cached", "loop", "times_faster", "same_codes"},
-        ...], "batch_of_64": seconds at 20 x 20}.
+        {"machine", "maps", "grids": [{"side", "cells", "cached", "compiled", "compiling" (once,
+        before), "compiled_times_faster" than cached, "compiled_same_codes", "loop",
+        "times_faster" (cached than the loop), "same_codes"}, ...], "batch_of_64": seconds at
+        20 x 20, "compiled_batch_of_64": {"compiled", ..., as in "grids"}}.
     """
     keras.utils.set_random_seed(0)
     recipe, indices = recipes.RECIPES["oasis1"], np.arange(maps, dtype="int32") % 32
-    grids = []
+    found = {"machine": machine_facts(), "maps": maps, "grids": []}
     for side in sides:
         prior = GatedPixelCNN(128 if side <= 10 else 256, (side, side), **recipe.prior)
-        sample_codes(prior, 1)  # whatever is done once, isn't timed
-        started = time.perf_counter()
-        cached = sample_codes(prior, maps, indices, seed=0)
-        found = {"side": side, "cells": side * side, "cached": time.perf_counter() - started}
+        cached, paces = _sampler_paces(prior, indices)
+        grid = {"side": side, "cells": side * side, **paces}
         if side in (10, 20):
             prior.predict((cached, indices), verbose=0)
             uniform = np.random.default_rng(0).random((maps, side * side))
             started = time.perf_counter()
             looped = predict_loop(prior, indices, uniform)
-            found["loop"] = time.perf_counter() - started
-            found["times_faster"] = round(found["loop"] / found["cached"])
-            found["same_codes"] = round(float(np.mean(looped == cached)), 4)
-        grids.append({key: round(value, 4) for key, value in found.items()})
+            grid["loop"] = time.perf_counter() - started
+            grid["times_faster"] = round(grid["loop"] / grid["cached"])
+            grid["same_codes"] = float(np.mean(looped == cached))
+        found["grids"].append({key: round(value, 4) for key, value in grid.items()})
         if side == 20:
-            started = time.perf_counter()
-            sample_codes(prior, 64, 16)
-            batch = round(time.perf_counter() - started, 2)
-    return {"machine": machine_facts(), "maps": maps, "grids": grids, "batch_of_64": batch}
+            _, paces = _sampler_paces(prior, np.full(64, 16, "int32"))
+            found["batch_of_64"] = round(paces.pop("cached"), 2)
+            found["compiled_batch_of_64"] = {k: round(value, 4) for k, value in paces.items()}
+    return found
+
+
+def _sampler_paces(prior: Prior, indices: np.ndarray, times: int = 5) -> tuple[np.ndarray, dict]:
+    """What the cached sampler draws, and the medians of seconds: the two samplers take turns."""
+    compiled = CompiledSampler(prior, len(indices))
+    sample_codes(prior, 1)  # whatever is done once, isn't timed
+    moments = [time.perf_counter()]
+    compiled(indices)
+    moments.append(time.perf_counter())
+    for _ in range(times):
+        cached_codes = sample_codes(prior, len(indices), indices)
+        moments.append(time.perf_counter())
+        compiled_codes = compiled(indices)
+        moments.append(time.perf_counter())
+    first, *seconds = np.diff(moments)
+    medians = [float(np.median(seconds[turn::2])) for turn in (0, 1)]
+    return cached_codes, {
+        "cached": medians[0],
+        "compiled": medians[1],
+        "compiling": float(first - medians[1]),
+        "compiled_times_faster": round(medians[0] / medians[1], 2),
+        "compiled_same_codes": float(np.mean(compiled_codes == cached_codes)),
+    }
 
 
 # -------------------------------------------------------------------------------------- sizes

@@ -59,15 +59,9 @@ def sample_codes(
     Raises:
         ValueError: for a setting out of its range, with what was expected.
     """
-    _refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
-    if slice_index is None:
-        slice_index = np.arange(n) * 32 // max(n, 1)
-    slice_index = checked_slice_index(slice_index, n, prior.knows_any_slice)
+    refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
+    slice_index, uniform, codes = start_of_draws(prior, n, slice_index, known, seed)
     height, width = prior.grid
-    uniform = np.random.default_rng(seed).random((n, height * width))
-    codes = np.full((n, height * width), -1, "int32")
-    if known is not None:
-        codes[:] = np.reshape(known, codes.shape)
     rank, workers = part
     slice_index, uniform, codes = (
         np.array_split(whole, workers)[rank] for whole in (slice_index, uniform, codes)
@@ -88,6 +82,23 @@ def sample_codes(
                 state.append(codes[batch, position])
                 bar.update()
     return codes.reshape(n, height, width)
+
+
+def start_of_draws(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
+    """What `n` draws start from; the arguments are those of `sample_codes`.
+
+    Returns:
+        (slice_index, uniform, codes): int32 (n,); float64 (n, cells) in [0, 1), the random
+        numbers; int32 (n, cells), the known codes and -1.
+    """
+    if slice_index is None:
+        slice_index = np.arange(n) * 32 // max(n, 1)
+    slice_index = checked_slice_index(slice_index, n, prior.knows_any_slice)
+    uniform = np.random.default_rng(seed).random((n, prior.grid[0] * prior.grid[1]))
+    codes = np.full(uniform.shape, -1, "int32")
+    if known is not None:
+        codes[:] = np.reshape(known, codes.shape)
+    return slice_index, uniform, codes
 
 
 def start_drawing(prior: Prior, slice_index: np.ndarray, cached: bool = True):
@@ -119,7 +130,8 @@ def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def _refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size):
+def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size) -> None:
+    """Raises ValueError for a setting of `sample_codes` out of its range."""
     if not isinstance(prior, Prior):
         raise ValueError(
             f"prior is a {type(prior).__name__}; expected a GatedPixelCNN or a MaskedPixelCNN: "
@@ -169,8 +181,8 @@ class FullPass:
 # -------------------------------------------------------------------------------------- caches
 
 
-def _affine(layer, rows=slice(None)):
-    """A layer's product and bias as a function of NumPy rows (n, inputs), weights read once.
+def affine(layer, rows=slice(None)):
+    """A layer's product and bias as a function of rows (n, inputs), weights read once into NumPy.
 
     A convolution's kernel is flattened, so its input is a flattened patch; `rows` keeps some of
     the kernel's rows.
@@ -205,13 +217,13 @@ class MaskedCache:
         self.codes = np.full((self.count, height + self.reach, width + 2 * self.reach), -1)
         # Of a 3 x 3 mask B the last row is all zeros.
         self.residuals = [
-            (_affine(narrow), _affine(look, slice(2)), _affine(widen))
+            (affine(narrow), affine(look, slice(2)), affine(widen))
             for narrow, look, widen in prior.residuals
         ]
         shape = (self.count, height + 1, width + 2, prior.filters // 2)
         self.inner = [np.zeros(shape, "float32") for _ in prior.residuals]
-        self.head = [_affine(layer) for layer in prior.head]
-        self.logits = _affine(prior.logits)
+        self.head = [affine(layer) for layer in prior.head]
+        self.logits = affine(prior.logits)
 
     def next_logits(self) -> np.ndarray:
         row, column = divmod(self.position, self.grid[1])
@@ -263,7 +275,7 @@ class GatedCache:
             for number in range(len(self.blocks))
         ]
         self.previous = np.zeros((self.count, prior.filters), "float32")
-        self.head, self.logits = _affine(prior.head), _affine(prior.logits)
+        self.head, self.logits = affine(prior.head), affine(prior.logits)
 
     def next_logits(self) -> np.ndarray:
         row, column = divmod(self.position, self.grid[1])
@@ -305,9 +317,9 @@ class _CachedBlock:
         (self.top, _), (self.side, _) = block.above.margins
         self.width, self.filters = grid[1], block.filters
         self.rows, self.columns = block.above.kernel_size
-        self.above, self.down = _affine(block.above), _affine(block.down)
-        self.out_above = _affine(block.out_above)
-        self.bias_above = _affine(block.bias_above)(condition)[:, None]
+        self.above, self.down = affine(block.above), affine(block.down)
+        self.out_above = affine(block.out_above)
+        self.bias_above = affine(block.bias_above)(condition)[:, None]
         shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
         self.seen_above = np.zeros(shape, "float32")
 
@@ -316,7 +328,7 @@ class _CachedBlock:
         # The last tap reads the nearest column: what is told right starts with it.
         self.taps, self.shift = len(left), int(block.left.shift)
         self.told = np.concatenate(left[::-1], axis=1)
-        bias = ops.convert_to_numpy(block.left.bias) + _affine(block.bias_left)(condition)
+        bias = ops.convert_to_numpy(block.left.bias) + affine(block.bias_left)(condition)
         self.bias_left = (bias * self.halved)[:, None]
         self.out_left, self.bias_out = (
             ops.convert_to_numpy(weight) for weight in (block.out_left.kernel, block.out_left.bias)
@@ -365,7 +377,7 @@ class _CachedAttention:
         scaled = np.ones(kernel.shape[1], "float32")
         scaled[: len(scaled) // 3] = layer.head_dim**-0.5
         self.kernel, self.bias = gamma[:, None] * kernel * scaled, beta @ kernel * scaled
-        self.epsilon, self.out = norm.epsilon, _affine(layer.out)
+        self.epsilon, self.out = norm.epsilon, affine(layer.out)
         self.keys = np.empty((count, layer.heads, layer.head_dim, cells), "float32")
         self.values = np.empty((count, layer.heads, cells, layer.head_dim), "float32")
         self.seen = 0

@@ -12,6 +12,7 @@ import numpy as np
 from workers import rings
 
 from oasis_helpers import load_pretrained, sample_codes, series
+from oasis_helpers.compiled import CompiledSampler
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sharpening import Sharpener, patch_critic
 from oasis_helpers.vqvae import improved_vqvae, reference_vqvae
@@ -89,6 +90,8 @@ def both_stages(epochs: int) -> dict:
         "drawn by full passes": sample_codes(prior, 5, cached=False),
         "quantiser's types": [variable.dtype for variable in vqvae.quantizer.weights],
     }
+    if keras.backend.backend() != "torch":  # which has no XLA
+        found["drawn compiled"] = CompiledSampler(prior, 5)()
     with tempfile.TemporaryDirectory() as folder:
         for number, model in enumerate((vqvae, prior)):
             series.save_for_use(model, Path(folder) / f"{number}.keras")

@@ -95,3 +95,14 @@ def test_the_plain_prior_gets_the_same_codes(cohort_root, load_few, monkeypatch)
     shipped = ladders.series.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
     assert found["ours"]["bits_per_code"][0] == pytest.approx(shipped[0], abs=0.3)
     assert 0 < found["bits_saved"] < 1
+
+
+def test_the_samplers_take_turns():
+    found = ladders.sampling(maps=3, sides=(3,))
+    (grid,) = found["grids"]
+    assert found["maps"] == 3 and grid["cells"] == 9 and grid["compiling"] > 0
+    assert grid["cached"] > 0 and grid["compiled"] > 0 and grid["compiled_same_codes"] > 0.8
+    kept = json.loads((ladders.KEPT / "sampling.json").read_text())
+    assert {grid["side"] for grid in kept["grids"] if "loop" in grid} == {10, 20}
+    for paces in (*kept["grids"], kept["compiled_batch_of_64"]):
+        assert paces["compiled_same_codes"] > 0.99 and paces["compiled_times_faster"] > 1

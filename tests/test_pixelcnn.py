@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from oasis_helpers import sample_codes
+from oasis_helpers import load_pretrained, sample_codes
+from oasis_helpers.compiled import CompiledSampler
 from oasis_helpers.layers import CausalConv2D, MaskedConv2D
 from oasis_helpers.pixelcnn import ANY_SLICE, GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sampling import inverse_cdf, truncated
@@ -210,3 +211,64 @@ def test_sampling_refuses(options, sentence):
     with pytest.raises(ValueError) as caught:
         sample_codes(PRIORS["gated"]((4, 4)), **{"n": 2, **options})
     assert sentence in str(caught.value)
+
+
+# --------------------------------------------------------------------------- compiled sampling
+
+
+def untrained_prior(grid, **options):
+    """Random weights large enough that every earlier code and the slice index tell."""
+    prior = GatedPixelCNN(K, grid, filters=16, blocks=3, heads=2, **options)
+    rng = np.random.default_rng(3)
+    for weight in prior.trainable_weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    return prior
+
+
+def test_compiled_sampling_draws_what_the_cache_draws():
+    """Seven maps: an odd number, so that two threads' shares are filled up."""
+    prior = untrained_prior((5, 7), untold=0.1)
+    known = random_codes(7, (5, 7))
+    known[:, 2:], known[3], known[:, 4, 4] = -1, -1, 5
+    sampler = CompiledSampler(prior, 7)
+    for options in (
+        {},
+        {"slice_index": [0, 31, 3, 9, ANY_SLICE, 16, 8], "temperature": 0.7, "seed": 4},
+        {"slice_index": 5, "known": known, "seed": 2**40},
+        {"slice_index": 5, "known": random_codes(7, (5, 7))},
+    ):
+        drawn = sampler(**options)
+        assert drawn.shape == (7, 5, 7) and drawn.dtype == np.int32
+        np.testing.assert_array_equal(drawn, sample_codes(prior, 7, **options))
+    one, other = (sampler(index) for index in (0, 31))
+    assert np.mean(one != other) > 0.1, "the slice index makes no difference"
+
+
+def test_compiled_sampling_of_the_shipped_prior():
+    prior, indices = load_pretrained("cohort").prior, np.arange(8) * 4
+    drawn = CompiledSampler(prior, 8)(indices, seed=1)
+    assert np.mean(drawn == sample_codes(prior, 8, indices, seed=1)) >= 0.999
+
+
+def test_few_maps_are_compiled_too():
+    prior = untrained_prior((2, 3))
+    for n in (0, 1):
+        np.testing.assert_array_equal(CompiledSampler(prior, n)(3), sample_codes(prior, n, 3))
+
+
+def test_compiled_sampling_refuses(monkeypatch):
+    gated, masked = (make((2, 2)) for make in (PRIORS["gated"], PRIORS["masked"]))
+    with pytest.raises(ValueError, match="a MaskedPixelCNN; expected a GatedPixelCNN"):
+        CompiledSampler(masked, 2)
+    with pytest.raises(ValueError, match="n = -1: expected a whole number"):
+        CompiledSampler(gated, -1)
+    sampler = CompiledSampler(gated, 2)  # nothing is compiled before the settings are right
+    with pytest.raises(ValueError, match="temperature = 0: expected a number above"):
+        sampler(temperature=0)
+    with pytest.raises(ValueError, match="known has shape"):
+        sampler(known=np.zeros((2, 3, 3), int))
+    with pytest.raises(ValueError, match="slice_index has shape"):
+        sampler([1, 2, 3])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="Keras runs on torch, without XLA: use `sample_codes`"):
+        CompiledSampler(gated, 2)
