@@ -340,19 +340,20 @@ class FiniteScalarQuantizer(keras.layers.Layer):
 
     def lookup(self, codes):
         """float (..., D) in [-1, 1]: the grid points of integer codes (...) in 0 ... K-1."""
-        digits = ops.convert_to_tensor(codes)[..., None] // self.place_values
-        return self._centred(ops.cast(digits % np.array(self.levels, "int32"), "float32"))
+        digits = ops.floor_divide(ops.expand_dims(codes, -1), self.place_values)
+        return self._centred(ops.cast(ops.mod(digits, np.int32(self.levels)), "float32"))
 
     def _bounded(self, vectors):
         """Components between -0.5 and levels - 0.5, so that rounding gives 0 ... levels - 1."""
         vectors = ops.cast(vectors, self.dtype)
-        return ops.sigmoid(vectors) * (np.array(self.levels, "float32") - 1e-3) - 0.4995
+        return ops.multiply(ops.sigmoid(vectors), np.float32(self.levels) - 1e-3) - 0.4995
 
     def _codes(self, digits):
-        return ops.cast(ops.sum(ops.cast(digits, "int32") * self.place_values, axis=-1), "int32")
+        digits = ops.multiply(ops.cast(digits, "int32"), self.place_values)
+        return ops.cast(ops.sum(digits, axis=-1), "int32")
 
     def _centred(self, digits):
-        return 2 * digits / (np.array(self.levels, "float32") - 1) - 1
+        return ops.divide(2 * digits, np.float32(self.levels) - 1) - 1
 
     def get_config(self):
         return {**super().get_config(), "levels": list(self.levels)}

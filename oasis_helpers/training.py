@@ -406,7 +406,9 @@ def train_prior(
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=True,  # halves the time of a step here; stage 1 would take twice as long
+        # XLA halves the time of a step here; stage 1 would take twice as long. PyTorch has none,
+        # and its own compiler takes minutes.
+        jit_compile=keras.backend.backend() != "torch",
     )
     batches = Batches.of((codes, slices), codes, schedule.batch, recipe.seed)
     watched, callbacks = ((unseen, validate.slices), unseen), [*averaging, *callbacks]

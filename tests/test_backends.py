@@ -76,7 +76,7 @@ def test_the_same_weights_give_the_same_values(pair):
         np.testing.assert_allclose(first[name], second[name], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stage", ["first", "second"])
+@pytest.mark.parametrize("stage", ["first", "rounded first", "second"])
 def test_the_same_steps_give_the_same_losses(pair, stage):
     name = f"losses, {stage} stage"
     np.testing.assert_allclose(pair[0][name], pair[1][name], atol=1e-4, rtol=0)
