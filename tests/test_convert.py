@@ -152,7 +152,7 @@ def test_all_volumes_end_with_the_table_of_the_slices_they_were_made_of(
     (tmp_path / "splits.csv").write_text("\n".join(dealt))
     made = convert.convert(tmp_path / "disc", tmp_path / "made", splits=tmp_path / "splits.csv")
     tables = []
-    for root in (cohort_root, made):
+    for root in (cohort_root.resolve(), made):
         monkeypatch.setenv("OASIS_DATA_DIR", str(root))
         with pytest.warns(UserWarning, match="not the test slices"):
             tables.append(__main__.summary().replace(str(root), "the folder"))
