@@ -1,7 +1,9 @@
 """Settings that hold for the tests and for the notebooks that nbval runs."""
 
+import contextlib
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import nbval.plugin
@@ -51,3 +53,22 @@ def load_few():
         return dataclasses.replace(slices, **parts)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium: the system's, or the one that playwright brought.
+
+    One for all tests, because playwright can't be started a second time in a process.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    with sync_api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = next(filter(None, map(shutil.which, names)), own)
+        if not Path(found).exists():
+            pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path")
+        with contextlib.closing(
+            playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        ) as chromium:
+            yield chromium

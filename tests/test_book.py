@@ -6,7 +6,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -147,22 +146,6 @@ def test_references_are_links_and_collected_once(site, pages):
 
 
 # ------------------------------------------------------------------------------------ in a browser
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium: the system's, or the one that playwright brought."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, names)), own)
-        if not Path(found).exists():
-            pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path")
-        with contextlib.closing(
-            playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        ) as chromium:
-            yield chromium
 
 
 @pytest.fixture(scope="session")
