@@ -52,12 +52,6 @@ class Recipe:
 
 
 # At 80 x 80 the brains of OASIS's atlas frame lie in rows 12-66 and columns 18-61; the code grid
-
-
-# At 80 x 80 the brains of OASIS's atlas frame lie in rows 12-66 and columns 18-61; the code grid
-
-
-# At 80 x 80 the brains of OASIS's atlas frame lie in rows 12-66 and columns 18-61; the code grid
 # covers that part with a margin, in cells of 6 x 5 pixels, or of 3 x 3.
 WHOLE_FRAME = {"field": (10, 15, 60, 50), "patch": (3, 5), "merge": (2, 1)}
 FINE_GRID = {"field": (10, 10, 60, 60), "patch": (3, 3), "merge": (1, 1), "widths": (64, 96)}
