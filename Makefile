@@ -53,6 +53,7 @@ ladder: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers ladder race
 	$(BIN)/python -m oasis_helpers ladder decoders
 	$(BIN)/python -m oasis_helpers ladder priors
+	$(BIN)/python -m oasis_helpers ladder tokenizers
 	$(BIN)/python -m oasis_helpers ladder temperature
 	$(BIN)/python -m oasis_helpers ladder sampling
 	$(BIN)/python -m oasis_helpers ladder sizes

@@ -36,6 +36,7 @@ LADDERS = (
     "race",
     "decoders",
     "priors",
+    "tokenizers",
     "temperature",
     "sampling",
     "sizes",
@@ -226,11 +227,14 @@ def ladder(kind: str) -> None:
         "ablation": lambda: ladders.ablation(root, file),
         "rates": lambda: ladders.rates(root, file),
         "decoders": lambda: ladders.decoders(root, file, f"{name}-faithful"),
+        "tokenizers": lambda: ladders.tokenizers(root, file, f"{name}-10x10"),
     }
     for found in rungs[kind]():
         scores = found.get("scores", found)
         figures = (f"{key} {scores[key]}" for key in ("ssim", "brain_ssim", "psnr_db"))
         print(f"{found['name']:45s}", *figures, flush=True)
+        if "prior" in found:
+            print(f"{'our prior on its codes':45s}", found["prior"], flush=True)
 
 
 def keep(file: Path, found: dict) -> None:
@@ -276,6 +280,7 @@ def with_results(readme: str) -> str:
     tables = {
         "results": results_table(),
         "realism": realism_table(),
+        "tokenizers": tokenizers_table(),
         "sizes": sizes_table(),
         "bench": bench_table(),
     }
@@ -350,6 +355,30 @@ def realism_table() -> str:
         figures = ("{:.2f} [{:.2f}, {:.2f}]".format(*row[measure]) for measure in measures)
         rows.append([name, *figures])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def tokenizers_table() -> str:
+    """A Markdown table of what our prior needs for the 10 x 10 codes of several tokenizers."""
+    kept = files.read_json(ladders.KEPT / "oasis1-tokenizers.json")["tokenizers"]
+    head = ["codes of", "cells with brain", "brain SSIM", "counted per position", "our prior"]
+    head += ["share", "saved a slice"]
+    table = [head, ["---", "--:", "---", "--:", "---", "--:", "--:"]]
+    for name, found in kept.items():
+        prior = found["prior"]
+        counted, bits = prior["baselines"]["per position"], prior["bits_per_code"]
+        codes = found["scores"]["bits_per_slice"] / prior["baselines"]["uniform"]
+        table.append(
+            [
+                f"`{name}`" if name in recipes.RECIPES else name,
+                f"{100 * found['brain_cells']:.0f} %",
+                f"{metrics.Estimate(*found['scores']['brain_ssim'])}",
+                f"{counted:.3f}",
+                f"{metrics.Estimate(*bits)}",
+                f"{prior['share_of_per_position']:.2f}",
+                f"{codes * (counted - bits[0]):.0f} bits",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in table)
 
 
 def sizes_table() -> str:

@@ -5,10 +5,11 @@ for the same time on the same slices. `rates` trains our design at several rates
 beside JPEG, JPEG 2000 and WebP. `race` asks how long ours takes to reach what the reference ends
 with. `decoders` trains a finished decoder on in three ways. `temperature` draws at several
 temperatures and judges each set. All these are scored on *validation* subjects: they are for
-choosing. `priors` gives the plain prior the codes and the time that a shipped prior had, and
-scores both on test subjects. `sampling` times the cached sampler, NumPy's and the compiled one,
-against the usual loop, `sizes` what larger slices cost, and `bench` both stages against the plain
-recipes. Those with several rungs keep every result at once and go on where they were interrupted.
+choosing. `priors` gives the plain prior the codes and the time that a shipped prior had,
+`tokenizers` gives our prior the codes of other tokenizers; both score on test subjects.
+`sampling` times the cached sampler, NumPy's and the compiled one, against the usual loop, `sizes`
+what larger slices cost, and `bench` both stages against the plain recipes. Those with several
+rungs keep every result at once and go on where they were interrupted.
 """
 
 from __future__ import annotations
@@ -552,6 +553,70 @@ def priors(root: str | Path, name: str, seconds: float | None = None) -> dict:
     return {**facts, **tables, "bits_saved": round(1 - ours / theirs, 4)}
 
 
+# --------------------------------------------------------------------------------- tokenizers
+
+TOKENIZERS = ("reference recipe", "dead codes restart", "warm-up, decay, small batches")
+TOKENIZER_SLICES = 720 * 128  # trained on, as often as the plain recipe does
+
+
+def tokenizers(
+    root: str | Path,
+    file: Path,
+    name: str,
+    slices: int = TOKENIZER_SLICES,
+    recipe: recipes.Recipe = recipes.RECIPES["oasis1-10x10"],
+):
+    """Trains three tokenizers, and our prior on the codes of each; yields them and shipped ones.
+
+    Rungs of the ablation with 10 x 10 cells of 8 x 8 pixels and K = 128, trained anew on whole
+    frames. How much a prior saves hangs on what a tokenizer leaves to be guessed: cells of
+    background cost nothing, and the less the others say, the more of it position, level and
+    neighbours tell.
+
+    Args:
+        root: of the slices.
+        file: the JSON file of results; those found there aren't made again.
+        name: of shipped weights to set beside them.
+        slices: that every tokenizer is trained on, counted as often as they are seen.
+        recipe: of the prior, whose best epoch on validation subjects is kept.
+
+    Yields:
+        {"name", "brain_cells": the share of cells that hold brain, "scores": as
+        `metrics.reconstruction_table`, "prior": as `metrics.prior_table`}, of test subjects.
+    """
+    splits = {split: load_slices(root, split) for split in ("train", "validate", "test")}
+    ledger, rungs = Ledger(file), {rung.name: rung for rung in ABLATION}
+
+    def trained(rung: Rung) -> dict:
+        train = splits["train"]
+        vqvae = train_rung(rung, train, slices // rung.batch)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = training.Checkpoint(Path(folder))
+            prior, _ = training.train_prior(
+                recipe, vqvae, train, splits["validate"], checkpoint=checkpoint
+            )
+            checkpoint.take_best()
+        return _stages_table(rung.name, vqvae, prior, train, splits["test"])
+
+    def shipped() -> dict:
+        models = series.load_pretrained(name)
+        train, test = (models.load_slices(root, split) for split in ("train", "test"))
+        return _stages_table(name, models.vqvae, models.prior, train, test)
+
+    for rung in TOKENIZERS:
+        yield ledger.once("tokenizers", rung, lambda rung=rung: trained(rungs[rung]))
+    yield ledger.once("tokenizers", name, shipped)
+
+
+def _stages_table(name: str, vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
+    return {
+        "name": name,
+        "brain_cells": round(float(vqvae.brain_cells(slices.images).mean()), 4),
+        "scores": metrics.reconstruction_table(vqvae, slices),
+        "prior": metrics.prior_table(vqvae, prior, train, slices),
+    }
+
+
 # -------------------------------------------------------------------------------- temperature
 
 TEMPERATURES = (0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1)
@@ -566,8 +631,8 @@ def temperature(root: str | Path, name: str, people: int | None = None) -> dict:
         people: drawings, of one slice at each level; as many as validation subjects by default.
 
     Returns:
-        {"weights", "real": the pairwise SSIM of the validation slices, "temperatures": {"0.7":
-        `realism.set_table` and "fine_power", ...}}.
+        {"weights", "real": {"pairwise_ssim": [mean, low, high]} of the validation slices,
+        "temperatures": {"0.7": `realism.set_table` and "fine_power", ...}}.
     """
     models = series.load_pretrained(name)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
@@ -576,7 +641,8 @@ def temperature(root: str | Path, name: str, people: int | None = None) -> dict:
     levels = np.repeat(np.arange(SLICES_PER_SUBJECT), people)
     drawing = np.tile(np.arange(people), SLICES_PER_SUBJECT)
     real = realism.pairwise_ssim(validate.images, validate.slices, validate.subjects)
-    found = {"weights": name, "real": {"pairwise_ssim": round(real.mean, 4)}, "temperatures": {}}
+    interval = [round(value, 4) for value in (real.mean, real.low, real.high)]
+    found = {"weights": name, "real": {"pairwise_ssim": interval}, "temperatures": {}}
     for value in TEMPERATURES:
         codes = sample_codes(models.prior, len(levels), levels, temperature=value, seed=1)
         pictures = models.vqvae.decode(codes)

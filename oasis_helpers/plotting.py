@@ -244,6 +244,7 @@ def distributions(
         for number, (name, value) in enumerate((marks or {}).items()):
             axis.axvline(value, color=COLOURS[-1 - number], linestyle="--", label=name)
         axis.set(title=title, xlabel=x_label, ylabel="density")
+        axis.locator_params(axis="x", nbins=6)  # of more, long labels touch
         axis.legend(fontsize=9)
     return figure
 

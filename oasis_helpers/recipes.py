@@ -33,8 +33,8 @@ class Recipe:
             on against a critic, as scheduled in `sharpening`.
         prior: arguments of `GatedPixelCNN`, or {"reference": True} for the plain one.
         drawing: the schedule of the prior; None for weights without one.
-        variants: copies of the training slices, mirrored and shifted, whose codes the prior
-            learns, too; 1 for the slices alone.
+        variants: versions of every training slice whose codes the prior learns: 1, as it is; 2,
+            mirrored, too; more, shifted ones besides.
         seed: of everything random.
     """
 

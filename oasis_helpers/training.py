@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 import warnings
@@ -28,6 +29,7 @@ from oasis_helpers.vqvae import VQVAE, improved_vqvae, reference_vqvae
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
 WEIGHT_DECAY = 0.02
+SETTLING = 0.25  # of a prior's epochs, rounded up: the last ones, which see no shifted slice
 
 
 # ------------------------------------------------------------------------------ what fit is given
@@ -60,10 +62,13 @@ class Batches(keras.utils.PyDataset):
         seed: of the order.
         part: (rank, workers): reads only this worker's share of each batch; all shares together
             are what one worker would read.
+        settling: (epoch, first): from that epoch on only the `first` things are read, over and
+            over until the epoch is as long as the others; None for all of them always.
         threads: `workers` and so on, as for `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: for a batch that is never full, or that the workers can't share evenly.
+        ValueError: for a batch that is never full, or that the workers can't share evenly, or for
+            `first` outside 1 ... count.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Batches(keras.utils.PyDataset):
         size: int,
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
+        settling: tuple[int, int] | None = None,
         **threads,
     ):
         super().__init__(**threads)
@@ -82,21 +88,29 @@ class Batches(keras.utils.PyDataset):
                 f"A batch of {size} out of {count} for {self.sharing} worker(s): choose a "
                 f"multiple of {self.sharing} up to {count}."
             )
+        if settling and not 0 < settling[1] <= count:
+            raise ValueError(
+                f"settling on the first {settling[1]}: there are {count}, use 1 or more."
+            )
         self.read, self.count, self.size, self.seed = read, count, size, seed
+        self.settling = settling
         self.shuffle(0)
 
     @classmethod
-    def of(cls, inputs, targets, size: int, seed: int = 0) -> Batches:
-        """Batches of arrays, or of tuples of arrays, of one length."""
+    def of(cls, inputs, targets, size: int, seed: int = 0, **options) -> Batches:
+        """Batches of arrays, or of tuples of arrays, of one length; `options` as for `Batches`."""
 
         def rows(chosen):
             return keras.tree.map_structure(lambda array: array[chosen], (inputs, targets))
 
-        return cls(rows, len(targets), size, seed)
+        return cls(rows, len(targets), size, seed, **options)
 
     def shuffle(self, epoch: int) -> None:
         """Takes up the order of that epoch."""
-        self.order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        things = np.arange(self.count)
+        if self.settling and epoch >= self.settling[0]:
+            things %= self.settling[1]
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(things)
 
     def __len__(self) -> int:
         return self.count // self.size
@@ -380,14 +394,17 @@ def train_prior(
 ) -> tuple[Prior, dict]:
     """Trains the second stage on the codes of `train`; returns it with its history.
 
-    Ours also learns the codes of mirrored and shifted slices, and what is validated and kept is
-    the running average of its weights (Polyak and Juditsky 1992); the reference is trained as it
-    is taught.
+    Ours also learns the codes of mirrored and shifted slices. Shifted heads keep it from learning
+    its few subjects by heart; but all heads were aligned to an atlas, and those to be drawn are not
+    shifted, so the last epochs (`SETTLING`) leave them out. What is validated and kept is the
+    running average of its weights (Polyak and Juditsky 1992). The reference is trained as it is
+    taught.
     """
     keras.utils.set_random_seed(recipe.seed)
     schedule, unseen = recipe.drawing, vqvae.encode(validate.images)
-    copies = [shifted_and_mirrored(train.images, seed) for seed in range(1, recipe.variants)]
-    codes = np.concatenate([vqvae.encode(images) for images in (train.images, *copies)])
+    lying = with_mirrored(train.images) if recipe.variants > 1 else train.images  # two variants
+    shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.variants)]
+    codes = np.concatenate([vqvae.encode(images) for images in (lying, *shifted)])
     slices = np.tile(train.slices, recipe.variants)
     if recipe.prior.get("reference"):
         model = MaskedPixelCNN(vqvae.num_embeddings, codes.shape[1:])
@@ -410,6 +427,8 @@ def train_prior(
         # and its own compiler takes minutes.
         jit_compile=keras.backend.backend() != "torch",
     )
-    batches = Batches.of((codes, slices), codes, schedule.batch, recipe.seed)
+    epochs = epochs_for(schedule.steps, len(codes), schedule.batch)
+    settling = epochs - math.ceil(SETTLING * epochs), len(lying)
+    batches = Batches.of((codes, slices), codes, schedule.batch, recipe.seed, settling=settling)
     watched, callbacks = ((unseen, validate.slices), unseen), [*averaging, *callbacks]
     return model, fit(model, batches, schedule.steps, watched, callbacks, checkpoint, verbose)

@@ -25,7 +25,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
 from oasis_helpers import files, load_pretrained, metrics, recipes, sample_codes, series, training
-from oasis_helpers.data import REPOSITORY, SliceSet
+from oasis_helpers.data import REPOSITORY, SliceSet, with_mirrored
 from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.vqvae import improved_vqvae
 
@@ -36,10 +36,10 @@ RECIPE = recipes.Recipe(  # with everything random that the real ones have
     fitting=recipes.Schedule(20, BATCH, 4e-3),
     prior={"filters": 8, "blocks": 1, "heads": 1, "dropout": 0.2, "untold": 0.2},
     drawing=recipes.Schedule(20, BATCH, 4e-3),
-    variants=2,
+    variants=3,
 )
 COUNTS = {"train": 2 * BATCH, "validate": BATCH, "test": BATCH}  # slices
-STEPS_PER_EPOCH = 4  # of either stage, which sees every training slice twice
+STEPS_PER_EPOCH = {"fitting": 4, "drawing": 6}  # slices are seen twice, or in three variants
 
 
 def noisy_discs(split: str) -> SliceSet:
@@ -54,9 +54,11 @@ def noisy_discs(split: str) -> SliceSet:
 
 
 def lasting(epochs: int) -> recipes.Recipe:
-    steps = epochs * STEPS_PER_EPOCH
-    schedule = dataclasses.replace(RECIPE.fitting, steps=steps)
-    return dataclasses.replace(RECIPE, fitting=schedule, drawing=schedule)
+    schedules = {
+        stage: recipes.Schedule(epochs * steps, BATCH, 4e-3)
+        for stage, steps in STEPS_PER_EPOCH.items()
+    }
+    return dataclasses.replace(RECIPE, **schedules)
 
 
 compile_as_asked = keras.Model.compile
@@ -393,6 +395,29 @@ def test_the_order_of_batches_hangs_on_seed_and_epoch_alone():
 
     assert order(0, 5) == order(0, 5) and len(set(order(0, 5))) == 8
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_the_last_epochs_may_be_of_the_first_things_only():
+    batches = training.Batches.of(np.arange(12), np.arange(12), 4, settling=(2, 6))
+    seen = []
+    for epoch in range(4):
+        batches.shuffle(epoch)
+        seen.append(np.concatenate([batches[number][0] for number in range(len(batches))]))
+    assert sorted(seen[1]) == list(range(12))
+    assert sorted(seen[2]) == sorted(seen[3]) == sorted([*range(6), *range(6)])
+    assert (seen[2] != seen[3]).any()
+    with pytest.raises(ValueError, match="settling on the first 13: there are 12"):
+        training.Batches.of(np.arange(12), np.arange(12), 4, settling=(2, 13))
+
+
+def test_a_prior_ends_with_slices_where_they_lie(monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
+    train, vqvae = noisy_discs("train"), improved_vqvae(1.0, **RECIPE.vqvae)
+    _, batches = training.train_prior(lasting(6), vqvae, train, noisy_discs("validate"))
+    assert len(batches) == 6 and batches.settling == (4, 2 * len(train))
+    (codes, slices), _ = batches.read(np.arange(2 * len(train)))
+    np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
+    np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
 
 
 def test_every_epoch_has_an_order_of_its_own(monkeypatch):
