@@ -142,7 +142,7 @@ def test_a_training_killed_three_times_ends_with_the_same_weights(tmp_path):
 
 @pytest.mark.long
 def test_a_training_killed_twenty_times_ends_with_the_same_weights(tmp_path):
-    survive(tmp_path, kills=20, epochs=16, seed=1, how="compiled")
+    survive(tmp_path, kills=20, epochs=40, seed=1, how="compiled")
 
 
 # --------------------------------------------------------------- one process, every moment
