@@ -42,7 +42,7 @@ class CodePainter:
         self.colours = [
             to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, vqvae.num_embeddings))
         ]
-        height, width = vqvae.code_shapes[0]
+        height, width = vqvae.code_shape
         self.screen = (width * CELL, height * CELL)
         options = [(name, number) for number, name in enumerate(names)]
         self.slice = widgets.Dropdown(options=options, description="slice")
@@ -109,7 +109,7 @@ class CodePainter:
 
     def _decoded(self) -> bytes:
         """The picture of the map as it is now, a PNG file."""
-        top, left, height, width = self.vqvae.field
+        top, left, height, width = self.vqvae.region
         picture = self.vqvae.decode(self.codes[None])[0, ..., 0]
         picture = picture[top : top + height, left : left + width]
         file = io.BytesIO()

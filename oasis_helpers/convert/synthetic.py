@@ -45,9 +45,9 @@ BOX = (SLICES, ROWS.stop - ROWS.start, COLUMNS.stop - COLUMNS.start)
 # Where the slab lies in the template: MNI axes, x to the right, y to the front, z up, in mm.
 CROP = (slice(20, 178), slice(20, 218), slice(50, 122))  # what a slab can reach, in 1 mm voxels
 ORIGIN = np.array([98, 134, 72]) - [part.start for part in CROP]  # voxel of MNI 0, 0, 0 in it
-SLAB_CENTRE = np.array([0.0, -16.0, 11.8])  # MNI mm, middle of the frame and of the 32 slices
-SLAB_SPACING = np.array([1.036, 1.044, 0.956])  # MNI mm a column, a row, a slice: z -3.0 to 26.6
-SLAB_PITCH = -0.07  # radians about x, from MNI's horizontal to Talairach's
+STACK_CENTRE = np.array([0.0, -16.0, 11.8])  # MNI mm, middle of the frame and of the 32 slices
+STACK_SPACING = np.array([1.036, 1.044, 0.956])  # MNI mm a column, a row, a slice: z -3.0 to 26.6
+STACK_PITCH = -0.07  # radians about x, from MNI's horizontal to Talairach's
 
 # Shape. Random fields are drawn on a coarse grid and enlarged.
 CELL = 4  # pixels
@@ -249,12 +249,12 @@ def _slab_points() -> np.ndarray:
     """The template voxel under each voxel of the slab's box, float32 (3, 32, 184, 152)."""
     k, row, column = np.mgrid[:SLICES, ROWS, COLUMNS].astype(np.float32)
     middle = (FRAME - 1) / 2
-    x = (column - middle) * SLAB_SPACING[0]
-    y = (row - middle) * SLAB_SPACING[1]
-    z = (k - (SLICES - 1) / 2) * SLAB_SPACING[2]
-    cos, sin = np.cos(SLAB_PITCH), np.sin(SLAB_PITCH)
+    x = (column - middle) * STACK_SPACING[0]
+    y = (row - middle) * STACK_SPACING[1]
+    z = (k - (SLICES - 1) / 2) * STACK_SPACING[2]
+    cos, sin = np.cos(STACK_PITCH), np.sin(STACK_PITCH)
     points = np.stack([x, cos * y - sin * z, sin * y + cos * z])
-    return points + (SLAB_CENTRE + ORIGIN).astype(np.float32)[:, None, None, None]
+    return points + (STACK_CENTRE + ORIGIN).astype(np.float32)[:, None, None, None]
 
 
 def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
@@ -262,7 +262,7 @@ def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
 
     A small affine change about the slab's middle, and smooth warps at several scales.
     """
-    middle = (SLAB_CENTRE + ORIGIN)[:, None]
+    middle = (STACK_CENTRE + ORIGIN)[:, None]
     spin = rng.normal(0, TURN, 3)
     affine = np.array([[0, -spin[2], spin[1]], [spin[2], 0, -spin[0]], [-spin[1], spin[0], 0]])
     affine += np.eye(3) + np.diag(rng.normal(0, STRETCH, 3))
