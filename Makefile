@@ -34,9 +34,9 @@ doctor: $(VENV)/ready
 
 test: test-unit test-notebooks test-integration
 
-# The package: no training above a second, no kernels.
+# The package: no training above a second, no kernels. Two workers, one thread each.
 test-unit: $(VENV)/ready-dev
-	$(PYTEST) -n 2 tests/unit
+	TF_NUM_INTRAOP_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
 
 # Every cell of every notebook, its output compared with the stored one; two kernels at once.
 test-notebooks: $(VENV)/ready-dev
