@@ -1,8 +1,8 @@
 """Writes the tables of measured results into pages: `python -m tools.tables`.
 
 A page has marks around each table, `<!-- results -->` ... `<!-- /results -->`. The tables come from
-`scores.json` files and kept results, so no figure is written by hand. The picture of generated slices
-is made again as well.
+`scores.json` files and kept results, so no figure is written by hand. The picture of generated
+slices is made again as well.
 """
 
 from __future__ import annotations

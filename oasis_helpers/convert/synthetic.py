@@ -43,8 +43,8 @@ FRAME = 256  # pixels a side
 ROWS, COLUMNS = slice(36, 220), slice(52, 204)  # the part of the frame that a brain can reach
 BOX = (SLICES, ROWS.stop - ROWS.start, COLUMNS.stop - COLUMNS.start)
 
-# Where the axial stack lies in the template: MNI axes, x to the right, y to the front, z up, in mm.
-CROP = (slice(20, 178), slice(20, 218), slice(50, 122))  # what the stack can contain, in 1 mm voxels
+# Where the axial stack is in the template: MNI axes, x to the right, y to the front, z up, in mm.
+CROP = (slice(20, 178), slice(20, 218), slice(50, 122))  # all that it can contain, in 1 mm voxels
 ORIGIN = np.array([98, 134, 72]) - [part.start for part in CROP]  # voxel of MNI 0, 0, 0 in it
 STACK_CENTRE = np.array([0.0, -16.0, 11.8])  # MNI mm, middle of the frame and of the 32 slices
 STACK_SPACING = np.array([1.036, 1.044, 0.956])  # MNI mm a column, a row, a slice: z -3.0 to 26.6
@@ -217,13 +217,13 @@ def _load_template() -> Template:
 
     wall = ndimage.gaussian_filter(_signed_distance(_find_ventricles(t1, x, y, z)), 2.0)
     points = _stack_points()
-    at_stack = functools.partial(ndimage.map_coordinates, coordinates=points, order=1, mode="nearest")
-    outwards = np.stack([at_stack(component) for component in np.gradient(wall)])
+    sample = functools.partial(ndimage.map_coordinates, coordinates=points, order=1, mode="nearest")
+    outwards = np.stack([sample(component) for component in np.gradient(wall)])
     cortex = cortex.astype(np.float32)
-    freedom = CORE_WARP + (1 - CORE_WARP) * at_stack(ndimage.gaussian_filter(cortex, 3.0))
-    depth = -at_stack(_signed_distance(brain))
+    freedom = CORE_WARP + (1 - CORE_WARP) * sample(ndimage.gaussian_filter(cortex, 3.0))
+    depth = -sample(_signed_distance(brain))
     rim = RIM * np.exp(-((np.maximum(depth, 0) / RIM_WIDTH) ** 2))
-    return Template(tissue, points, at_stack(cortex), depth, rim, freedom, at_stack(wall), outwards)
+    return Template(tissue, points, sample(cortex), depth, rim, freedom, sample(wall), outwards)
 
 
 def _find_ventricles(t1: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
