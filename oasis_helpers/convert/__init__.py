@@ -9,8 +9,7 @@ A source is a folder or an archive that holds one of
 - pictures with the subject in their names: `OAS1_NNNN_MRk_mpr-1_100.jpg`.
 
 `archives` lists and reads the files, `sources` finds the subjects, `volumes` makes 32 axial slices
-from a volume, `orientation` compares brains with the MNI152 template, `subjects` assigns splits,
-and `output` writes the folder.
+of a volume, `subjects` assigns the splits, and `output` writes the folder.
 """
 
 from __future__ import annotations

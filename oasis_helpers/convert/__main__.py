@@ -37,8 +37,8 @@ def _sentence_of(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.errno:
         return (
-            f"{error.filename or 'A file'}: {error.strerror}; solve this problem, then run the same "
-            "command again: it resumes, and no file is half written."
+            f"{error.filename or 'A file'}: {error.strerror}; solve this problem, then run the "
+            "same command again: it resumes, and no file is half written."
         )
     raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if raised_in.is_relative_to(PACKAGE):
