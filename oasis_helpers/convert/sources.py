@@ -18,8 +18,8 @@ from oasis_helpers import data
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
 from oasis_helpers.convert.subjects import Slice, Subject
-from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
 from oasis_helpers.convert.synthetic import FRAME
+from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
 
 ORIENTATION_SUBJECTS = 8  # the mean of their slices decides the orientation of a source
 UPRIGHT = (0, 1)  # no turns, slices in order: the back of the head is at the top, slice 0 lowest

@@ -45,8 +45,8 @@ from scipy import fft, ndimage
 from skimage.registration import phase_cross_correlation
 from skimage.transform import downscale_local_mean, resize
 
-from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.convert.synthetic import FRAME, STACK_CENTRE, STACK_PITCH, STACK_SPACING
+from oasis_helpers.data import SLICES_PER_SUBJECT
 
 SHAPE = (176, 208, 176)  # voxels of T88_111: to the left, to the front, up; 1 mm each
 ORIGIN = np.array([87, 123, 75])  # the voxel of Talairach's 0, 0, 0, the anterior commissure

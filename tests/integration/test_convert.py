@@ -2,9 +2,6 @@
 
 import contextlib
 import io
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -15,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oasis_helpers.convert import convert, output, volumes
+from oasis_helpers.convert import convert, volumes
 from oasis_helpers.data import LAYOUT_FOLDER, SPLITS
 from tests.unit.convert import examples
 
@@ -84,23 +81,27 @@ def test_neurite_oasis_is_moved_onto_the_template(tmp_path):
             assert pixels.max() == 255 and (pixels[:24] == 0).all()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
-def test_a_killed_conversion_ends_with_the_same_files(volume_of_case, tmp_path, monkeypatch):
+SLOW_CONVERSION = """
+import sys, time
+from oasis_helpers.convert import convert, output
+write = output.write_subject
+output.write_subject = lambda *args: write(*args) or time.sleep(0.5)
+convert(sys.argv[1], sys.argv[2], splits=sys.argv[3])
+"""
+
+
+def test_a_killed_conversion_ends_with_the_same_files(volume_of_case, tmp_path):
     disc = examples.write_disc(tmp_path / "disc1", volume_of_case)
     table = examples.write_split_table(tmp_path / "splits.csv")
     uninterrupted = convert(disc, tmp_path / "uninterrupted", splits=table)
     target, unfinished = tmp_path / "slices", tmp_path / "slices.unfinished"
-    write = output.write_subject
-    monkeypatch.setattr(output, "write_subject", lambda *args: time.sleep(0.2) or write(*args))
-    process = multiprocessing.get_context("fork").Process(
-        target=convert, args=(disc, target), kwargs={"splits": table}
-    )
-    process.start()
-    while len(list(unfinished.glob(".records/*.json"))) != 2:
-        assert process.is_alive()
+    # No fork: tqdm's lock would stay with the killed process.
+    process = subprocess.Popen([sys.executable, "-c", SLOW_CONVERSION, disc, target, table])
+    while len(list(unfinished.glob(".records/*.json"))) < 2:
+        assert process.poll() is None
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.kill()
+    process.wait()
     assert not target.exists()
     with pytest.raises(FileExistsError, match="holds another conversion"):
         convert(disc, target, seed=5)

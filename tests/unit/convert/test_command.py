@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.convert import __main__ as command
 from tests.unit.convert.examples import layout_of, write_zip
 
@@ -13,7 +14,7 @@ from tests.unit.convert.examples import layout_of, write_zip
 def run(monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-        command.main()
+        ending_with_a_sentence(command.main)
 
     return run
 
@@ -50,7 +51,7 @@ def test_an_interrupt_ends_it_with_exit_code_130(run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run("source", "target")
     assert ended.value.code == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    assert "the same command" in capsys.readouterr().err
 
 
 def test_a_bug_ends_it_with_a_traceback(run, monkeypatch):
