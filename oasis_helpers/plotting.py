@@ -30,6 +30,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "axes.prop_cycle": plt.cycler(color=COLOURS),
 }
@@ -59,7 +60,7 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
     entries = [axis.get_legend_handles_labels() for axis in axes.flat]
     if len(entries) > 1 and len({tuple(names) for _, names in entries}) == 1:
         handles, names = entries[0]
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4))
     else:
         for axis in axes.flat:
             axis.legend(fontsize=9)
@@ -101,7 +102,7 @@ def images(
             image = axis.imshow(np.squeeze(picture), cmap=colour_map, vmin=low, vmax=high)
         line[0].set_ylabel(name, fontsize=10)
     for axis, text in zip(axes.flat, titles):
-        axis.set_title(text, fontsize=9, pad=3)
+        axis.set_title(text, fontsize=10 if columns < 8 else 9, pad=3)
     if colour_bar:
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01)
         bar.set_label(colour_bar, fontsize=10)
@@ -172,8 +173,7 @@ def curves(
             own_x = isinstance(values, tuple)
             at, y = values if own_x else (x, values)
             at = np.arange(1, len(y) + 1) if at is None else at
-            marker = "osD^vP*"[number] if own_x else ""
-            (line,) = axis.plot(at, y, marker=marker, ms=5, label=name)
+            (line,) = axis.plot(at, y, "osD^vP*"[number] * own_x + "-", ms=5, label=name)
             if name in (bands or {}):
                 axis.fill_between(at, *bands[name], color=line.get_color(), alpha=0.18)
         axis.set_xlabel(x_label)
@@ -210,8 +210,8 @@ def bars(panels: Panels, x_label: str = "", highlight: str = "") -> Figure:
             decimals = 2 - int(np.floor(np.log10(max(1e-9, *lengths))))
             axis.bar_label(bar, fmt=f"%.{max(0, decimals)}f", padding=3, fontsize=9)
         axis.set_xlabel(x_label)
-        axis.margins(x=0.22 if len(panels) > 1 else 0.1)  # room for the values
-    axes[0, 0].set_yticks(range(len(rows)), rows)
+        axis.margins(x=0.3 if len(panels) > 1 else 0.1, y=0.02)  # room for the values
+    axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=10)
     axes[0, 0].invert_yaxis()
     if grouped:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper")
