@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
+EXPERIMENTS := ablation rates race decoders priors tokenizers temperature sampling sizes bench
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
 export TF_CPP_MIN_LOG_LEVEL := 3
@@ -13,24 +15,50 @@ ifdef OASIS_DATA_DIR
 export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
 endif
 
-.PHONY: run test test-long check browse book lab train score ladder bench results refresh lock
+.PHONY: run lab test test-unit test-notebooks test-integration test-long browse lint book \
+	train score experiments results refresh licences doctor lock
+.NOTPARALLEL:
+
+# ------------------------------------------------------------------------------ for everybody
 
 run: $(VENV)/ready
 	$(BIN)/python -m oasis_helpers run
 
-test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest
+lab: $(VENV)/ready
+	$(BIN)/jupyter lab notebooks
 
-# Rules, layout, docstrings, spelling and sizes of everything that git tracks.
-check: $(VENV)/ready-dev
-	$(BIN)/pre-commit run --all-files
+doctor: $(VENV)/ready
+	$(BIN)/python -m oasis_helpers doctor
+
+# --------------------------------------------------------------------------------------- tests
+
+test: test-unit test-notebooks test-integration
+
+# The package: no training above a second, no kernels. Two workers, one thread each.
+test-unit: $(VENV)/ready-dev
+	TF_NUM_INTRAOP_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
+
+# Every cell of every notebook, its output compared with the stored one; two kernels at once.
+test-notebooks: $(VENV)/ready-dev
+	$(PYTEST) -n 2 --dist loadfile --nbval notebooks
+
+# Processes, kills, backends, pages.
+test-integration: $(VENV)/ready-dev
+	$(PYTEST) tests/integration
 
 # Twenty kills of a training, ten thousand maps, two of everything at once.
 test-long: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m long tests
+	$(PYTEST) -m long tests
 
-lab: $(VENV)/ready
-	$(BIN)/jupyter lab notebooks
+# Pages, JupyterLab and the code painter in a headless Chromium.
+browse: $(VENV)/ready-dev
+	$(PYTEST) -m browser tests
+
+# Rules, layout, docstrings, spelling and sizes of everything that git tracks.
+lint: $(VENV)/ready-dev
+	$(BIN)/pre-commit run --all-files
+
+# ----------------------------------------------------------------------------- for maintainers
 
 # A fresh read each time takes seconds, and leaves no page of a notebook that has gone.
 book: $(VENV)/ready-dev
@@ -38,34 +66,27 @@ book: $(VENV)/ready-dev
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c book . build/book
 	@echo "open build/book/index.html"
 
-browse: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m browser tests
-
 train: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers train $(NAME)
+	$(BIN)/python -m tools.train $(NAME)
 
 score: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers score $(NAME)
+	$(BIN)/python -m tools.score $(NAME)
 
-ladder: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers ladder ablation
-	$(BIN)/python -m oasis_helpers ladder rates
-	$(BIN)/python -m oasis_helpers ladder race
-	$(BIN)/python -m oasis_helpers ladder decoders
-	$(BIN)/python -m oasis_helpers ladder priors
-	$(BIN)/python -m oasis_helpers ladder tokenizers
-	$(BIN)/python -m oasis_helpers ladder temperature
-	$(BIN)/python -m oasis_helpers ladder sampling
-	$(BIN)/python -m oasis_helpers ladder sizes
+experiments: $(VENV)/ready-dev
+	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments $$name; done
 
-bench: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers bench
-
+# README's tables and picture, from the scores of the weights.
 results: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers results
+	$(BIN)/python -m tools.tables
 
+# Stored outputs of the notebooks, from a run on the cohort.
 refresh: $(VENV)/ready
-	$(BIN)/python -m oasis_helpers refresh
+	$(BIN)/python -m tools.notebooks refresh
+
+licences: $(VENV)/ready-dev
+	$(BIN)/pip-licenses --with-system --packages $$(sed -n 's/==.*//p' requirements.lock)
+
+# ----------------------------------------------------------------------------------- packages
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -83,5 +104,6 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
 
 lock: $(VENV)/ready-dev
-	$(LOCK) -o requirements.lock
-	$(LOCK) --extra dev --constraints requirements.lock -o requirements-dev.lock
+	$(LOCK) --extra notebooks -o requirements.lock
+	$(LOCK) --extra notebooks --extra test --extra docs --extra dev \
+		--constraints requirements.lock -o requirements-dev.lock

@@ -36,9 +36,9 @@ def real_root() -> Path:
 @pytest.fixture(scope="session")
 def cohort_root() -> Path:
     """The synthetic cohort in full, made on first use."""
-    from oasis_helpers import series
+    from oasis_helpers import pretrained
 
-    return series.data_root()
+    return pretrained.data_root()
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,26 @@
-"""Helpers of the course: a VQ-VAE and a PixelCNN that draw new brain slices."""
+"""Helpers of the course: a VQ-VAE and a PixelCNN that generate brain slices.
 
-import logging
-import os
+Names are imported on first use, so `import oasis_helpers` is fast and starts no TensorFlow.
+"""
 
-# TensorFlow's chatter, at the start and whenever it meets a batch of a new size, would clutter
-# every notebook.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-logging.getLogger("tensorflow").setLevel(logging.ERROR)
+import importlib
 
-from oasis_helpers.data import SliceSet, load_slices
-from oasis_helpers.sampling import sample_codes
-from oasis_helpers.series import load_pretrained
-
+__version__ = "1.0.0.dev0"
 __all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes"]
+
+_MODULES = {
+    "SliceSet": "data",
+    "load_slices": "data",
+    "load_pretrained": "pretrained",
+    "sample_codes": "sampling",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

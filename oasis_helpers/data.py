@@ -7,20 +7,23 @@ The folder has the layout of the course's data set::
                                  keras_png_slices_test/...
 
 Pictures are square 8-bit grey PNGs (256 x 256 in the course's copy), the subject and the slice
-index (0 = midbrain level ... 31 = top of the ventricles) come from the name.
+index (0 = midbrain ... 31 = top of the ventricles) come from the name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
+import threading
 import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,20 +31,18 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from oasis_helpers.files import written_beside
-
 SPLITS = ("train", "validate", "test")
 SLICES_PER_SUBJECT = 32
 LAYOUT_FOLDER = "keras_png_slices_data"
 BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
 CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
 REPOSITORY = Path(__file__).resolve().parents[1]
-UNREADABLE = (  # what reading a picture raises, be it a file or a member of a zip archive
+UNREADABLE = (  # what reading an image raises, from a folder or from a zip archive
     OSError,
     SyntaxError,
     ValueError,
     EOFError,
-    RuntimeError,  # encrypted, or packed in a way that this Python lacks
+    RuntimeError,  # encrypted, or compressed in a way that this Python lacks
     zipfile.BadZipFile,
     zlib.error,
     Image.DecompressionBombError,
@@ -54,7 +55,7 @@ Box = tuple[int, int, int]  # top, left, side of a square, in source pixels
 
 
 class SliceDataError(ValueError):
-    """Slices that can't be used; the message has one sentence for every fault found."""
+    """Slices that cannot be used; the message has one sentence for every fault found."""
 
     def __init__(self, faults: list[str]):
         self.faults = faults
@@ -118,8 +119,8 @@ def load_slices(
 
     Raises:
         SliceDataError: with one sentence for every fault found: a missing or empty folder, a
-            file that isn't a readable image, that isn't 8-bit grey, that is of another size
-            than the rest or not square, a name that doesn't parse, a subject in two splits.
+            file that is not a readable image, not 8-bit grey, not square or not of the size of the
+            rest, a name that does not parse, a subject in two splits.
         ValueError: for a split, size or crop that makes no sense.
     """
     if split not in SPLITS:
@@ -130,10 +131,11 @@ def load_slices(
         raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
     if crop not in (None, "brain") and not _is_box(crop):
         raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
-    files = _checked_files(_layout_folder(root), split)
+    files = checked_files(root, split)
     if crop == "brain":
         crop = brain_box(root)
-    images = _cached(list(files.values()), f"{size} {crop}", lambda paths: _read(paths, size, crop))
+    paths, settings = list(files.values()), f"{size} {crop}"
+    images = _cached(paths, settings, lambda paths: read_images(paths, size, crop))
     keys = np.array(list(files), dtype="int32")
     return SliceSet(
         images=images.astype("float32")[..., None] / 255,
@@ -152,79 +154,33 @@ def _is_box(crop) -> bool:
     return whole_numbers and len(crop) == 3
 
 
-@dataclass(frozen=True)
-class SliceStream:
-    """The slices of one split, left on the disk and read a batch at a time.
-
-    For frames and splits that memory can't hold at once: 11,328 slices of 256 x 256 pixels are
-    3 GB as float32, and training copies them.
-
-    Attributes:
-        paths: the files, sorted by subject and slice index.
-        subjects, slices: int32 (N,), as in `SliceSet`.
-        size, crop: the frame that `read` returns.
-    """
-
-    paths: tuple[Path, ...]
-    subjects: np.ndarray
-    slices: np.ndarray
-    size: int
-    crop: Box | None = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, numbers) -> np.ndarray:
-        """The slices of these numbers (0 ... N-1), float32 (n, size, size, 1) in [0, 1].
-
-        Raises:
-            SliceDataError: with a sentence for every one of them that can't be used.
-        """
-        pictures = _read([self.paths[number] for number in numbers], self.size, self.crop)
-        return pictures.astype("float32")[..., None] / 255
-
-
-def stream_slices(
-    root: str | Path, split: str, size: int = 80, crop: str | Box | None = None
-) -> SliceStream:
-    """Finds the slices of one split and reads none of them yet; arguments as `load_slices`.
-
-    Raises:
-        SliceDataError: for a missing or empty folder, and for names that are out of order.
-    """
-    files = _checked_files(_layout_folder(root), split)
-    keys = np.array(list(files), dtype="int32")
-    box = brain_box(root) if crop == "brain" else crop
-    return SliceStream(tuple(files.values()), keys[:, 0], keys[:, 1], size, box)
-
-
 def with_mirrored(images: np.ndarray) -> np.ndarray:
-    """Slices (N, size, size, 1), and after them the same with left and right exchanged."""
+    """Slices (N, size, size, 1), followed by the same slices with left and right exchanged."""
     return np.concatenate([images, images[:, :, ::-1]])
 
 
-def shifted_and_mirrored(images: np.ndarray, seed: int, reach: int = 1) -> np.ndarray:
-    """Every slice moved by up to `reach` whole pixels each way, every other one mirrored.
+def shifted_and_mirrored(images: np.ndarray, seed: int, distance: int = 1) -> np.ndarray:
+    """Every slice shifted by up to `distance` whole pixels each way, and mirrored by chance.
 
     Whole pixels, because interpolation would blur, and blur has codes of its own.
 
     Args:
-        images: float (N, size, size, 1), black at the rim.
+        images: float (N, size, size, 1), black at the border.
         seed: of the random choices.
-        reach: pixels.
+        distance: in pixels.
     """
     rng = np.random.default_rng(seed)
     moved = np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images, images[:, :, ::-1])
-    for number, shift in enumerate(rng.integers(-reach, reach + 1, (len(images), 2))):
+    for number, shift in enumerate(rng.integers(-distance, distance + 1, (len(images), 2))):
         moved[number] = np.roll(moved[number], shift, axis=(0, 1))
     return moved
 
 
 def fingerprint(slices: SliceSet) -> str:
-    """A hash of which slices these are: tells test subjects that scores hold for from others."""
-    levels = np.rint(slices.images * 255).astype("uint8")
+    """A hash of these slices: shows whether stored scores belong to them."""
+    pixels = np.rint(slices.images * 255).astype("uint8")
     keys = np.stack([slices.subjects, slices.slices])
-    return hashlib.sha256(keys.tobytes() + levels.tobytes()).hexdigest()
+    return hashlib.sha256(keys.tobytes() + pixels.tobytes()).hexdigest()
 
 
 def brain_box(root: str | Path) -> Box:
@@ -233,7 +189,7 @@ def brain_box(root: str | Path) -> Box:
     Reads the training split once; raises `SliceDataError` as `load_slices` does.
     """
     folder = _layout_folder(root)
-    paths = list(_checked_files(folder, "train").values())
+    paths = list(checked_files(root, "train").values())
     brightest = _cached(paths, "brightest", _brightest)
     rows, columns = (
         np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0)
@@ -249,7 +205,7 @@ def brain_box(root: str | Path) -> Box:
 
 
 def check_layout(folder: Path | zipfile.Path) -> dict[str, dict[tuple[int, int], Path]]:
-    """Opens every file of every split, and refuses the lot with all faults in one pass.
+    """Opens every file of every split; reports all faults at once.
 
     Args:
         folder: the folder that holds `keras_png_slices_train/` and the other splits; may be
@@ -285,7 +241,7 @@ def _layout_folder(root: str | Path) -> Path:
     if root.is_file():
         raise SliceDataError(
             [
-                f"{root}: this is a file, not a folder; make a folder of slices of an archive "
+                f"{root}: this is a file, not a folder; convert an archive "
                 f"with `python -m oasis_helpers convert {root} FOLDER`."
             ]
         )
@@ -297,11 +253,12 @@ def _layout_folder(root: str | Path) -> Path:
     return inner if inner.is_dir() else root
 
 
-def _checked_files(folder: Path, split: str) -> dict[tuple[int, int], Path]:
+def checked_files(root: str | Path, split: str) -> dict[tuple[int, int], Path]:
     """{(subject, slice index): path} of a split, sorted naturally.
 
-    With a fault among the names, the pictures are opened too, so that one message tells all.
+    With a fault among the names, the images are opened too, so that one message has all faults.
     """
+    folder = _layout_folder(root)
     files, faults = _list_split(folder, split)
     faults += _shared_subjects(folder, split, {subject for subject, _ in files}, SPLITS)
     if faults:
@@ -317,7 +274,7 @@ def _empty(folder: Path, split: str) -> str:
 
 
 def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
-    """The files whose names are in order, and a sentence for each other one."""
+    """The files whose names are valid, and a sentence for every other file."""
     folder = folder / f"keras_png_slices_{split}"
     if not folder.is_dir():
         raise SliceDataError(
@@ -329,7 +286,7 @@ def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], 
             continue
         match = _NAME.fullmatch(path.name)
         if not match:
-            faults.append(f"{path}: the name doesn't parse; expected case_NNN_slice_K.nii.png.")
+            faults.append(f"{path}: the name does not parse; expected case_NNN_slice_K.nii.png.")
             continue
         key = int(match[1]), int(match[2])
         if key[1] >= SLICES_PER_SUBJECT:
@@ -348,14 +305,14 @@ def _listed(folder: Path) -> list[Path]:
         return sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise SliceDataError(
-            [f"{folder}: this folder can't be read ({error.strerror}); allow reading it."]
+            [f"{folder}: this folder cannot be read ({error.strerror}); allow reading it."]
         ) from None
 
 
 def _shared_subjects(
     folder: Path, split: str, subjects: set[int], others: Iterable[str]
 ) -> list[str]:
-    """A subject in two splits makes every score on unseen subjects a lie: a sentence for each."""
+    """One sentence for each subject in two splits, which would make test scores false."""
     faults = []
     for other in others:
         other_folder = folder / f"keras_png_slices_{other}"
@@ -372,7 +329,7 @@ def _shared_subjects(
 
 
 def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
-    """One picture as uint8 (height, width), or the sentence that says why not."""
+    """One image as uint8 (height, width), or the sentence that says why not."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:
@@ -387,7 +344,7 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
 
 
 def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
-    """Every picture that can be used, and a sentence for each one that can't."""
+    """Every image that can be used, and a sentence for each one that cannot."""
     if not paths:
         return [], []
     folder = paths[0].parent
@@ -407,7 +364,7 @@ def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
 
 
 def _read_all(paths: list[Path]) -> list[np.ndarray]:
-    """Opens every picture; refuses the whole lot with all faults in one pass."""
+    """Opens every image; reports all faults at once."""
     pictures, faults = _open_all(paths)
     if faults:
         raise SliceDataError(faults)
@@ -418,7 +375,7 @@ def _size(shape: tuple[int, int]) -> str:
     return f"{shape[1]} x {shape[0]}"
 
 
-def _read(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
+def read_images(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
     """uint8 (N, size, size)."""
     pictures = _read_all(paths)
     frame = len(pictures[0])
@@ -440,33 +397,82 @@ def _brightest(paths: list[Path]) -> np.ndarray:
 
 
 def cache_folder() -> Path:
-    """Where resized copies are kept: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
+    """The folder of resized copies: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
     return Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
 
 
-def _cached(paths: list[Path], recipe: str, make) -> np.ndarray:
-    """`make(paths)`, kept in our cache under a key of the source files and the recipe."""
+def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
+    """`make(paths)`, cached under a key of the source files and of `settings`."""
     folder = paths[0].parent.resolve()
-    digest = hashlib.sha256(f"{folder} {recipe}".encode())
+    digest = hashlib.sha256(f"{folder} {settings}".encode())
     for path in paths:
         facts = path.stat()
         digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    kept = cache_folder() / f"{folder.name}-{digest.hexdigest()[:24]}.npy"
+    cached = cache_folder() / f"{folder.name}-{digest.hexdigest()[:24]}.npy"
     try:
-        return np.load(kept, allow_pickle=False)
+        return np.load(cached, allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        pass  # not there yet, or damaged: made anew below
+        pass  # missing or damaged: made again below
     array = make(paths)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        cached.parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # NumPy's own writing to files overlooks that a disk is full
         np.save(content, array, allow_pickle=False)
-        with written_beside(kept) as beside:
-            beside.write_bytes(content.getvalue())
+        write_bytes(cached, content.getvalue())
     except OSError as error:  # slower next time, but nothing is wrong with the slices
         warnings.warn(
-            f"{kept.parent}: the resized slices can't be kept there ({error.strerror}), so they "
-            "are read anew each time; free space, or set OASIS_CACHE_DIR to a folder of yours.",
+            f"{cached.parent}: the resized slices cannot be stored there ({error.strerror}), so "
+            "they are read again each time; free space, or set OASIS_CACHE_DIR to another folder.",
             stacklevel=2,
         )
     return array
+
+
+# --------------------------------------------------------------------------- files, written whole
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`, which replaces `path` at the end.
+
+    So a file is never seen half written, and after an error the old one is unchanged.
+    """
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say which file it was
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole, by way of `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: dict, indent: int | None = None) -> None:
+    """Writes a JSON file as a whole."""
+    write_bytes(path, f"{json.dumps(content, indent=indent)}\n".encode())
+
+
+def read_json(path: Path) -> dict:
+    """Reads a JSON file that `write_json` wrote.
+
+    Raises:
+        ValueError: for a missing or damaged file, and for JSON that is not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        content = error
+    if not isinstance(content, dict):
+        reason = f"cannot be read ({content})" if isinstance(content, Exception) else "is no object"
+        raise ValueError(
+            f"{path}: {reason}; expected a JSON file of this course: restore it with git, or "
+            "remove it and make it again."
+        )
+    return content

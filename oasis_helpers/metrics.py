@@ -1,6 +1,6 @@
-"""Every number about reconstructions, codebooks and priors that the series quotes, defined once.
+"""Scores of reconstructions, codebooks and priors, each defined once.
 
-Pictures are float arrays (N, size, size, 1) in [0, 1]; SSIM's luminance term presumes
+Images are float arrays (N, size, size, 1) in [0, 1]; SSIM's luminance term presumes
 non-negative data, so the range [-0.5, 0.5] of the networks is never scored.
 """
 
@@ -18,12 +18,12 @@ from oasis_helpers.layers import refuse_other_codes
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
-IMAGINARY_OBSERVATIONS = (1, 2, 5, 10, 20, 40, 80, 160)  # tried for the counting baselines
+PSEUDO_COUNTS = (1, 2, 5, 10, 20, 40, 80, 160)  # tried for the unigram baselines
 RESAMPLES = 2000  # of subjects, for the 95 % intervals
 
 
-def ssim_scores(originals: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SSIM and brain SSIM of each picture (Wang et al. 2004).
+def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSIM and brain SSIM of each image (Wang et al. 2004).
 
     skimage's `structural_similarity` with Gaussian weights, sigma 1.5 pixels,
     `use_sample_covariance=False` and `data_range=1`. Brain SSIM is the mean of the SSIM map
@@ -31,7 +31,7 @@ def ssim_scores(originals: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray
     and score 1 for nothing.
 
     Args:
-        originals, pictures: float (N, size, size, 1) in [0, 1].
+        originals, images: float (N, size, size, 1) in [0, 1].
 
     Returns:
         Two float64 (N,); brain SSIM is NaN for a black original.
@@ -39,12 +39,12 @@ def ssim_scores(originals: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray
     Raises:
         ValueError: for different shapes, or values outside [0, 1].
     """
-    _refuse_bad_pictures(originals, pictures)
+    _refuse_bad_images(originals, images)
     whole, brain = np.empty(len(originals)), np.full(len(originals), np.nan)
-    for number, (original, picture) in enumerate(zip(originals[..., 0], pictures[..., 0])):
+    for number, (original, image) in enumerate(zip(originals[..., 0], images[..., 0])):
         whole[number], similarity = structural_similarity(
             original,
-            picture,
+            image,
             gaussian_weights=True,
             sigma=SSIM_SIGMA,
             use_sample_covariance=False,
@@ -57,20 +57,20 @@ def ssim_scores(originals: np.ndarray, pictures: np.ndarray) -> tuple[np.ndarray
     return whole, brain
 
 
-def psnr(originals: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture in decibels, float64 (N,)."""
-    _refuse_bad_pictures(originals, pictures)
-    error = np.mean((originals.astype("float64") - pictures) ** 2, axis=(1, 2, 3))
+def psnr(originals: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each image in decibels, float64 (N,)."""
+    _refuse_bad_images(originals, images)
+    error = np.mean((originals.astype("float64") - images) ** 2, axis=(1, 2, 3))
     return -10 * np.log10(np.maximum(error, 1e-12))
 
 
-def _refuse_bad_pictures(originals: np.ndarray, pictures: np.ndarray) -> None:
-    if originals.shape != pictures.shape or originals.ndim != 4:
+def _refuse_bad_images(originals: np.ndarray, images: np.ndarray) -> None:
+    if originals.shape != images.shape or originals.ndim != 4:
         raise ValueError(
-            f"Pictures of shapes {originals.shape} and {pictures.shape} can't be compared; "
+            f"Images of shapes {originals.shape} and {images.shape} cannot be compared; "
             "expected (N, size, size, 1) twice."
         )
-    for name, values in (("originals", originals), ("pictures", pictures)):
+    for name, values in (("originals", originals), ("images", images)):
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(f"The {name} are of type {values.dtype}; expected floats in [0, 1].")
         if values.size and not (values.min() >= 0 and values.max() <= 1):
@@ -93,7 +93,7 @@ class Estimate:
 
 
 def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of per-slice values, with the interval that other subjects might have given.
+    """The mean of per-slice values, with its interval over subjects.
 
     Slices of one subject are alike, so whole subjects are resampled, not slices.
 
@@ -122,79 +122,82 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
 
 # ----------------------------------------------------------------------------------- sharpness
 
-HALF_NYQUIST = 0.25  # cycles per pixel: waves shorter than four pixels are "fine"
+HALF_NYQUIST = 0.25  # cycles per pixel: above it lie waves shorter than four pixels
 BAND_EDGES = np.linspace(0, 0.5, 9)  # cycles per pixel, up to the Nyquist frequency
-_RIM = 3  # pixels of the brain's edge that don't count: against black it is sharp in any picture
+_RIM = 3  # pixels of the brain's edge that are left out: it is sharp in any image
 
 
-def inner_brain(pictures: np.ndarray) -> np.ndarray:
+def inner_brain(images: np.ndarray) -> np.ndarray:
     """Weights that fade from 1 inside the brain to 0 at its edge, float64 (N, size, size).
 
     The brain (above 10 / 255, holes filled) without its outer 3 pixels, with a soft edge, so
-    that a spectrum of the weighted picture tells of folds and not of the outline.
+    that the spectrum of the weighted image shows folds and not the outline.
     """
-    weights = np.zeros(pictures.shape[:3])
-    for number, picture in enumerate(pictures[..., 0]):
-        brain = ndimage.binary_fill_holes(picture > BRAIN_THRESHOLD)
+    weights = np.zeros(images.shape[:3])
+    for number, image in enumerate(images[..., 0]):
+        brain = ndimage.binary_fill_holes(image > BRAIN_THRESHOLD)
         inner = ndimage.binary_erosion(brain, iterations=_RIM + 2)
         weights[number] = ndimage.gaussian_filter(inner.astype("float64"), 1.5)
     return weights
 
 
-def _inner_waves(pictures: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Fourier transforms of the weighted pictures without their mean, complex (N, size, size)."""
-    pictures = pictures[..., 0].astype("float64")
+def _inner_spectrum(images: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Fourier transforms of the weighted images without their mean, complex (N, size, size)."""
+    images = images[..., 0].astype("float64")
     total = np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)
-    mean = (pictures * weights).sum((1, 2), keepdims=True) / total
-    return np.fft.fft2((pictures - mean) * weights)
+    mean = (images * weights).sum((1, 2), keepdims=True) / total
+    return np.fft.fft2((images - mean) * weights)
 
 
 def _frequency(size: int) -> np.ndarray:
-    """The frequency of each wave whatever its direction, cycles per pixel, (size, size)."""
+    """The frequency of each wave in any direction, cycles per pixel, (size, size)."""
     return np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None])
 
 
-def band_power(pictures: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def band_power(images: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Power inside the brain in the bands between `BAND_EDGES`, float64 (N, bands).
 
     Args:
-        pictures: float (N, size, size, 1) in [0, 1].
-        weights: from `inner_brain`; of these pictures themselves where not given.
+        images: float (N, size, size, 1) in [0, 1].
+        weights: from `inner_brain`; of these images themselves where not given.
     """
-    weights = inner_brain(pictures) if weights is None else weights
-    power = np.abs(_inner_waves(pictures, weights)) ** 2
-    power /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)  # big brains don't count more
-    frequency = _frequency(pictures.shape[1])
+    weights = inner_brain(images) if weights is None else weights
+    power = np.abs(_inner_spectrum(images, weights)) ** 2
+    power /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)  # big brains do not count more
+    frequency = _frequency(images.shape[1])
     within = [(low < frequency) & (frequency <= high) for low, high in pairwise(BAND_EDGES)]
     return np.stack([power[:, waves].sum(-1) for waves in within], axis=-1)
 
 
-def fine_power(power: np.ndarray) -> np.ndarray:
+def high_frequency_power(power: np.ndarray) -> np.ndarray:
     """The part of `band_power` (N, bands) that lies above half the Nyquist frequency, (N,)."""
     return power[:, BAND_EDGES[:-1] >= HALF_NYQUIST].sum(-1)
 
 
-def sharpness_table(originals: np.ndarray, pictures: np.ndarray) -> dict:
-    """How much of the originals' fine detail their decoded pictures have, and where.
+def sharpness_table(originals: np.ndarray, images: np.ndarray) -> dict:
+    """How much high-frequency detail decoded images have, and whether it agrees with the originals.
 
     Args:
-        originals, pictures: float (N, size, size, 1) in [0, 1]; the brain is the originals'.
+        originals, images: float (N, size, size, 1) in [0, 1]; the brain is the originals'.
 
     Returns:
-        "fine_power": share of the originals' power above half the Nyquist frequency; "bands":
-        the same in each band; "fine_correlation": Pearson correlation of the two pictures after
-        a high-pass at half the Nyquist frequency, which grain in the wrong place doesn't raise.
+        "high_frequency_power": power above half the Nyquist frequency, as a fraction of the
+        originals'; "bands": the same in each band; "high_frequency_correlation": Pearson
+        correlation of both after a high-pass at half the Nyquist frequency, which noise in the
+        wrong place does not raise.
     """
     weights = inner_brain(originals)
-    powers = [band_power(x, weights) for x in (pictures, originals)]
-    shown, there = (fine_power(power).sum() for power in powers)
-    fine = _frequency(originals.shape[1]) > HALF_NYQUIST
-    waves = [_inner_waves(x, weights)[:, fine] for x in (originals, pictures)]
+    powers = [band_power(x, weights) for x in (images, originals)]
+    decoded, original = (high_frequency_power(power).sum() for power in powers)
+    high = _frequency(originals.shape[1]) > HALF_NYQUIST
+    waves = [_inner_spectrum(x, weights)[:, high] for x in (originals, images)]
     norms = np.sqrt(np.prod([np.sum(np.abs(wave) ** 2) for wave in waves]))
     return {
-        "fine_power": round(float(shown / there), 4),
+        "high_frequency_power": round(float(decoded / original), 4),
         "bands": [round(float(x), 4) for x in powers[0].sum(0) / powers[1].sum(0)],
-        "fine_correlation": round(float(np.sum(waves[0] * waves[1].conj()).real / norms), 4),
+        "high_frequency_correlation": round(
+            float(np.sum(waves[0] * waves[1].conj()).real / norms), 4
+        ),
     }
 
 
@@ -207,16 +210,16 @@ def code_counts(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
 
 
 def perplexity(counts: np.ndarray) -> float:
-    """exp of the entropy of the shares: how many equally used codes would be as varied."""
+    """The exponential of the entropy: how many equally used codes have the same entropy."""
     return float(np.exp(stats.entropy(counts)))
 
 
 # --------------------------------------------------------------------------------------- prior
 
 
-def bits_per_code(log_prob: np.ndarray, cells: int) -> np.ndarray:
-    """Bits per code of whole maps: -log2 p / cells, from natural logarithms float (N,)."""
-    return -np.asarray(log_prob, "float64") / (cells * np.log(2))
+def bits_per_code(log_prob: np.ndarray, positions: int) -> np.ndarray:
+    """Bits per code of whole maps: -log2 p / positions, from natural logarithms float (N,)."""
+    return -np.asarray(log_prob, "float64") / (positions * np.log(2))
 
 
 def baseline_bits(
@@ -226,11 +229,11 @@ def baseline_bits(
     slices: np.ndarray,
     num_embeddings: int,
 ) -> dict[str, float]:
-    """Bits per code of four priors that only count, the yardsticks of every learnt one.
+    """Bits per code of four unigram baselines, which only count codes.
 
-    Counts are mixed with imaginary observations, spread like the next coarser table, so that no
-    code has probability 0 and rare ones are guessed well; how many is chosen on the training
-    codes alone, by leaving each of them out in turn.
+    Counts are smoothed with pseudo-counts, distributed like the next coarser table, so that no
+    code has probability 0. Their number is chosen on the training codes alone, by leave-one-out
+    likelihood.
 
     Args:
         train_codes, train_slices: int (N, h, w) and int (N,), what is counted.
@@ -238,7 +241,7 @@ def baseline_bits(
         num_embeddings: K.
 
     Returns:
-        {"uniform", "marginal", "per position", "per slice and position"}: mean bits per code.
+        {"uniform", "marginal", "per position", "per slice index and position"}: mean bits per code.
 
     Raises:
         ValueError: for codes outside 0 ... K-1, or maps of different grids.
@@ -247,54 +250,54 @@ def baseline_bits(
         refuse_other_codes(f"{what} holds", maps, num_embeddings)
     if train_codes.shape[1:] != codes.shape[1:]:
         raise ValueError(
-            f"Code maps of shapes {train_codes.shape} and {codes.shape} don't compare; expected "
-            "one grid: encode both with the same weights."
+            f"Code maps of shapes {train_codes.shape} and {codes.shape} cannot be compared; "
+            "expected one grid: encode both with the same weights."
         )
     rows, columns = np.indices(codes.shape[1:])
     per_slice = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
     np.add.at(per_slice, (train_slices[:, None, None], rows, columns, train_codes), 1)
     per_position = per_slice.sum(0)
-    marginal = _shares(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
-    per_position = _shares(per_position, marginal)
-    per_slice = _shares(per_slice, per_position)
+    marginal = _smoothed(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
+    per_position = _smoothed(per_position, marginal)
+    per_slice = _smoothed(per_slice, per_position)
     return {
         "uniform": float(np.log2(num_embeddings)),
         "marginal": float(-np.log2(marginal[codes]).mean()),
         "per position": float(-np.log2(per_position[rows, columns, codes]).mean()),
-        "per slice and position": float(
+        "per slice index and position": float(
             -np.log2(per_slice[slices[:, None, None], rows, columns, codes]).mean()
         ),
     }
 
 
-def _shares(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
-    """Counts (..., K) plus imaginary observations spread like `coarser`, as probabilities."""
+def _smoothed(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
+    """Counts (..., K) plus pseudo-counts distributed like `coarser`, as probabilities."""
     total = counts.sum(-1, keepdims=True)
-    seen = counts > 0
+    observed = counts > 0
 
-    def left_out(weight):
+    def leave_one_out(weight):
         """Log likelihood of every observation given all the others."""
-        chance = (counts - 1 + weight * coarser) / np.maximum(total - 1 + weight, 1e-12)
-        return np.sum(counts[seen] * np.log(np.maximum(chance[seen], 1e-12)))
+        probability = (counts - 1 + weight * coarser) / np.maximum(total - 1 + weight, 1e-12)
+        return np.sum(counts[observed] * np.log(np.maximum(probability[observed], 1e-12)))
 
-    weight = max(IMAGINARY_OBSERVATIONS, key=left_out)
+    weight = max(PSEUDO_COUNTS, key=leave_one_out)
     return (counts + weight * coarser) / (total + weight)
 
 
-# ------------------------------------------------------------------------------ the whole table
+# ------------------------------------------------------------------------------------- tables
 
 
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
-    """Scores of a VQ-VAE on every slice of a split: likeness, sharpness, rate, codebook use.
+    """Scores of a VQ-VAE on every slice of a split: similarity, sharpness, rate, codebook usage.
 
     Returns:
         A dict of numbers that JSON can hold; each estimate as [mean, low, high].
     """
     codes = vqvae.encode(slices.images)
-    pictures = vqvae.decode(codes)
-    whole, brain = ssim_scores(slices.images, pictures)
+    decoded = vqvae.decode(codes)
+    whole, brain = ssim_scores(slices.images, decoded)
     counts = code_counts(codes, vqvae.num_embeddings)
-    in_brain = code_counts(codes[vqvae.brain_cells(slices.images)], vqvae.num_embeddings)
+    in_brain = code_counts(codes[vqvae.brain_positions(slices.images)], vqvae.num_embeddings)
 
     def estimate(values):
         interval = subject_interval(values, slices.subjects)
@@ -305,23 +308,23 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
         "subjects": len(np.unique(slices.subjects)),
         "ssim": estimate(whole),
         "brain_ssim": estimate(brain),
-        "psnr_db": estimate(psnr(slices.images, pictures)),
-        "sharpness": sharpness_table(slices.images, pictures),
+        "psnr_db": estimate(psnr(slices.images, decoded)),
+        "sharpness": sharpness_table(slices.images, decoded),
         "bits_per_slice": round(vqvae.bits_per_slice, 1),
         "perplexity": round(perplexity(counts), 1),
-        "perplexity_brain_cells": round(perplexity(in_brain), 1),
+        "perplexity_brain": round(perplexity(in_brain), 1),
         "codes_used": int((counts > 0).sum()),
-        "codes_used_brain_cells": int((in_brain > 0).sum()),
+        "codes_used_brain": int((in_brain > 0).sum()),
         "dead_codes": int((counts == 0).sum()),
     }
 
 
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
-    """Bits per code of a prior on a split beside the four baselines counted on `train`.
+    """Bits per code of a prior on a split and of the four baselines counted on `train`.
 
     Returns:
         "bits_per_code": [mean, low, high]; "baselines": as `baseline_bits`;
-        "share_of_per_position": the first over the per-position baseline.
+        "ratio_to_per_position": the first over the per-position baseline.
     """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
@@ -330,5 +333,5 @@ def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -
     return {
         "bits_per_code": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
-        "share_of_per_position": round(interval.mean / baselines["per position"], 4),
+        "ratio_to_per_position": round(interval.mean / baselines["per position"], 4),
     }

@@ -1,8 +1,8 @@
 """The prior: a PixelCNN over code maps, one code after another in reading order.
 
 p(map | slice index) is the product over positions of p(code | earlier codes, slice index). Both
-priors here share one interface: `fit((codes, slice_index), codes)`, `log_prob` and, through
-`oasis_helpers.sampling`, drawing new maps.
+priors share one interface: `fit((codes, slice_index), codes)`, `log_prob`, and
+`oasis_helpers.sample_codes` for new maps.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from oasis_helpers.causal import CausalAttention, GatedBlock, MaskedConv2D
 from oasis_helpers.data import SLICES_PER_SUBJECT
-from oasis_helpers.layers import CausalAttention, GatedBlock, MaskedConv2D, refuse_other_codes
+from oasis_helpers.layers import refuse_other_codes
 
-ANY_SLICE = SLICES_PER_SUBJECT  # in place of a slice index: not told
+NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score without one
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
@@ -33,7 +34,7 @@ class Prior(keras.Model):
         float (N, h, w, K): logits; those at a position depend on earlier positions only.
     """
 
-    knows_any_slice = True  # whether `ANY_SLICE` may stand for a slice index
+    allows_no_condition = True  # whether `NO_CONDITION` may replace a slice index
 
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
@@ -46,7 +47,7 @@ class Prior(keras.Model):
 
         Args:
             codes: int (N, h, w) in 0 ... K-1.
-            slice_index: int (N,), or one int for all, in 0 ... 31, or `ANY_SLICE`.
+            slice_index: int (N,), or one int for all, in 0 ... 31, or `NO_CONDITION`.
             batch_size: maps in one pass.
 
         Raises:
@@ -61,7 +62,7 @@ class Prior(keras.Model):
         refuse_other_codes("log_prob got", codes, self.num_embeddings)
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: expected a whole number, 1 or more.")
-        slice_index = checked_slice_index(slice_index, len(codes), self.knows_any_slice)
+        slice_index = checked_slice_index(slice_index, len(codes), self.allows_no_condition)
         parts = [np.zeros(0, "float32")]
         for start in range(0, len(codes), batch_size):
             batch = codes[start : start + batch_size]
@@ -71,20 +72,20 @@ class Prior(keras.Model):
         return np.concatenate(parts)
 
     def _build(self) -> None:
-        """Builds every layer by one pass over symbols, so that weights exist from the start."""
+        """Builds every layer by one symbolic pass, so that weights exist from the start."""
         self((keras.Input(self.grid, dtype="int32"), keras.Input((), dtype="int32")))
 
     def build(self, input_shape):
-        """Nothing is left to build when Keras asks for it: `_build` has done it."""
+        """Does nothing: `_build` has built every layer."""
 
     def get_config(self):
         return {"num_embeddings": self.num_embeddings, "grid": list(self.grid), "name": self.name}
 
 
-def checked_slice_index(slice_index, count: int, knows_any_slice: bool = False) -> np.ndarray:
+def checked_slice_index(slice_index, count: int, allows_no_condition: bool = False) -> np.ndarray:
     """int32 (count,): one index for each map; ValueError outside 0 ... 31 or of another length.
 
-    `ANY_SLICE` passes where the prior knows it.
+    `NO_CONDITION` is accepted where the prior allows it.
     """
     indices = np.asarray(slice_index)
     if indices.ndim > 1 or (indices.ndim == 1 and len(indices) != count):
@@ -94,7 +95,7 @@ def checked_slice_index(slice_index, count: int, knows_any_slice: bool = False) 
         )
     if indices.size and not (
         np.issubdtype(indices.dtype, np.integer)
-        and 0 <= indices.min() <= indices.max() < SLICES_PER_SUBJECT + knows_any_slice
+        and 0 <= indices.min() <= indices.max() < SLICES_PER_SUBJECT + allows_no_condition
     ):
         raise ValueError(
             f"slice_index {np.unique(indices)[:5]} ...: expected integers from 0 (midbrain) to "
@@ -105,7 +106,7 @@ def checked_slice_index(slice_index, count: int, knows_any_slice: bool = False) 
 
 @_register
 class MaskedPixelCNN(Prior):
-    """The plain prior that courses teach, kept as the yardstick; it ignores the slice index.
+    """The reference prior that courses teach; it ignores the slice index.
 
     One-hot codes, a masked 7 x 7 convolution of type A, residual blocks of masked 3 x 3
     convolutions of type B, two 1 x 1 layers (van den Oord et al. 2016, arXiv 1601.06759). Its
@@ -136,8 +137,8 @@ class MaskedPixelCNN(Prior):
     def call(self, inputs, training=False):
         codes, _ = inputs
         x = self.first(ops.one_hot(codes, self.num_embeddings))
-        for narrow, look, widen in self.residuals:
-            x = x + widen(look(narrow(x)))
+        for reduce, conv, expand in self.residuals:
+            x = x + expand(conv(reduce(x)))
         for layer in self.head:
             x = layer(x)
         return self.logits(x)
@@ -148,7 +149,7 @@ class MaskedPixelCNN(Prior):
 
 @_register
 class GatedPixelCNN(Prior):
-    """Gated stacks without a blind spot, causal attention, conditioned on the slice index.
+    """Gated stacks without a blind spot, with causal attention, conditioned on the slice index.
 
     van den Oord et al. 2016 (arXiv 1606.05328) with one attention layer after PixelSNAIL (Chen
     et al. 2017, arXiv 1712.09763).
@@ -157,11 +158,11 @@ class GatedPixelCNN(Prior):
         num_embeddings, grid: as for `Prior`.
         filters: C, channels of both stacks.
         blocks: gated blocks after the first; attention follows the middle one and the last.
-        heads: heads of each attention layer.
-        dropout: share of features dropped in training.
-        untold: share of maps whose slice index is withheld in training; above 0 the prior also
-            knows `ANY_SLICE`, so that one network draws with and without an index (Ho and
-            Salimans 2022, arXiv 2207.12598, train so).
+        num_heads: heads of each attention layer.
+        dropout: fraction of features dropped in training.
+        condition_dropout: fraction of maps whose slice index is hidden in training; above 0 the
+            prior also accepts `NO_CONDITION`, so that one network samples with and without an
+            index (Ho and Salimans 2022, arXiv 2207.12598).
     """
 
     def __init__(
@@ -170,22 +171,25 @@ class GatedPixelCNN(Prior):
         grid,
         filters: int = 96,
         blocks: int = 6,
-        heads: int = 4,
+        num_heads: int = 4,
         dropout: float = 0.3,
-        untold: float = 0.0,
+        condition_dropout: float = 0.0,
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
-        self.filters, self.blocks, self.heads, self.dropout = filters, blocks, heads, dropout
-        self.untold, self.knows_any_slice = untold, untold > 0
+        self.filters, self.blocks, self.num_heads = filters, blocks, num_heads
+        self.dropout, self.condition_dropout = dropout, condition_dropout
+        self.allows_no_condition = condition_dropout > 0
         self.random = keras.random.SeedGenerator()
-        self.embed = layers.Embedding(num_embeddings, filters)
-        self.place = layers.Embedding(self.grid[0] * self.grid[1], filters)
-        self.condition = layers.Embedding(SLICES_PER_SUBJECT + self.knows_any_slice, filters)
-        self.first = GatedBlock(filters, reach=2, shift=True, dropout=0.0)
+        self.code_embedding = layers.Embedding(num_embeddings, filters)
+        self.position_embedding = layers.Embedding(self.grid[0] * self.grid[1], filters)
+        self.slice_embedding = layers.Embedding(
+            SLICES_PER_SUBJECT + self.allows_no_condition, filters
+        )
+        self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {
-            str(after): CausalAttention(heads, filters // heads, dropout)
+            str(after): CausalAttention(num_heads, filters // num_heads, dropout)
             for after in sorted({max(blocks // 2 - 1, 0), blocks - 1})
         }
         self.drop = layers.Dropout(dropout)
@@ -195,14 +199,17 @@ class GatedPixelCNN(Prior):
 
     def call(self, inputs, training=False):
         codes, slice_index = inputs
-        if training and self.untold:
-            lot = keras.random.uniform(ops.shape(slice_index), seed=self.random)
-            slice_index = ops.where(lot < self.untold, ANY_SLICE, slice_index)
-        condition = self.condition(slice_index)
-        place = ops.reshape(self.place(np.arange(self.grid[0] * self.grid[1])), (1, *self.grid, -1))
-        seen = self.embed(codes)
-        vertical, horizontal = self.first(seen, seen, condition, training=training)
-        vertical, horizontal = vertical + place, horizontal + place + self._previous(seen)
+        if training and self.condition_dropout:
+            random = keras.random.uniform(ops.shape(slice_index), seed=self.random)
+            dropped = random < self.condition_dropout
+            slice_index = ops.where(dropped, NO_CONDITION, slice_index)
+        condition = self.slice_embedding(slice_index)
+        position = self.position_embedding(np.arange(self.grid[0] * self.grid[1]))
+        position = ops.reshape(position, (1, *self.grid, -1))
+        embedded = self.code_embedding(codes)
+        vertical, horizontal = self.first(embedded, embedded, condition, training=training)
+        vertical = vertical + position
+        horizontal = horizontal + position + self._previous(embedded)
         for number, block in enumerate(self.gated):
             vertical, horizontal = block(vertical, horizontal, condition, training=training)
             if str(number) in self.attention:
@@ -211,15 +218,15 @@ class GatedPixelCNN(Prior):
         return self.logits(self.head(features))
 
     @staticmethod
-    def _previous(seen):
+    def _previous(embedded):
         """The embedded code just before each position in reading order, across line ends.
 
-        With it every position's features show the code before it, so that attention, which
-        looks at the features of all positions up to its own, sees all earlier codes.
+        It puts the previous code into every position's features, so that attention, which reads
+        the features of all positions up to its own, sees all earlier codes.
         """
-        _, height, width, filters = seen.shape
-        line = ops.reshape(seen, (-1, height * width, filters))
-        shifted = ops.pad(line, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        _, height, width, filters = embedded.shape
+        flat = ops.reshape(embedded, (-1, height * width, filters))
+        shifted = ops.pad(flat, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         return ops.reshape(shifted, (-1, height, width, filters))
 
     def get_config(self):
@@ -227,7 +234,7 @@ class GatedPixelCNN(Prior):
             **super().get_config(),
             "filters": self.filters,
             "blocks": self.blocks,
-            "heads": self.heads,
+            "num_heads": self.num_heads,
             "dropout": self.dropout,
-            "untold": self.untold,
+            "condition_dropout": self.condition_dropout,
         }

@@ -1,9 +1,9 @@
-"""Drawing code maps from a prior, one code after another, fast and exactly.
+"""Sampling code maps from a prior, one code after another, fast and exactly.
 
-The usual loop asks the whole network about the whole grid at every position and keeps one
-number of it. A `*Cache` here computes only what the new position needs and remembers the rest
-(Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models",
-arXiv 1704.06001). `FullPass` is the usual loop with the same two methods, kept to compare.
+The usual loop recomputes the whole network for the whole grid at every position, and keeps the
+logits of one position. `GatedCache` computes only what the new position needs and remembers the
+rest (Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models",
+arXiv 1704.06001). `FullPass` is the usual loop with the same two methods.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from oasis_helpers.layers import refuse_other_codes
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior, checked_slice_index
+from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
 
 
-# The products here have few rows: a second thread costs more time than it saves.
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def sample_codes(
     prior: Prior,
     n: int,
@@ -31,69 +29,75 @@ def sample_codes(
     batch_size: int = 64,
     cached: bool = True,
     progress: bool = False,
-    part: tuple[int, int] = (0, 1),
 ) -> np.ndarray:
-    """Draws `n` code maps; the same seed draws the same maps whatever the batch size.
+    """Samples `n` code maps; the same seed gives the same maps whatever the batch size.
 
     Args:
         prior: a `GatedPixelCNN` or `MaskedPixelCNN`.
         n: number of maps.
         slice_index: int 0 ... 31 for all maps, or int (n,), one for each; None spreads the
-            maps evenly over all indices, lowest first; `pixelcnn.ANY_SLICE` leaves the choice
-            to a prior that knows it.
+            maps evenly over all indices, lowest first; `pixelcnn.NO_CONDITION` samples without
+            an index where the prior allows it.
         temperature: above 0; below 1 favours likely codes, 1 is the model's own distribution.
         top_k: keep only the k likeliest codes at each position.
         top_p: keep the likeliest codes that together hold this probability (nucleus sampling,
             Holtzman et al. 2019, arXiv 1904.09751).
-        known: int (n, h, w) of given codes, -1 where a code is to be drawn.
-        seed: of the draws.
-        batch_size: maps drawn side by side; bounds the memory.
-        cached: False asks the whole network at every position, as slow as it is usual.
+        known: int (n, h, w) of given codes, -1 where a code is to be sampled.
+        seed: of the random numbers.
+        batch_size: maps sampled side by side; bounds the memory.
+        cached: False recomputes the full forward pass at every position; a `MaskedPixelCNN`,
+            which has no cache, is always sampled so.
         progress: shows a bar over positions.
-        part: (rank, workers): draws only this worker's share of the maps; all shares, one after
-            the other, are what one worker would draw.
 
     Returns:
-        int32 (n, h, w), or that share of it.
+        int32 (n, h, w).
 
     Raises:
         ValueError: for a setting out of its range, with what was expected.
     """
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
-    slice_index, uniform, codes = start_of_draws(prior, n, slice_index, known, seed)
-    height, width = prior.grid
-    rank, workers = part
-    slice_index, uniform, codes = (
-        np.array_split(whole, workers)[rank] for whole in (slice_index, uniform, codes)
-    )
-    n = len(codes)
-    starts = range(0, n, batch_size)
-    with tqdm(total=len(starts) * height * width, unit="code", disable=not progress) as bar:
-        for start in starts:
-            batch = slice(start, start + batch_size)
-            state = start_drawing(prior, slice_index[batch], cached)
-            for position in range(height * width):
-                given = codes[batch, position]
-                logits = state.next_logits() / temperature
-                if top_k is not None or top_p is not None:
-                    logits = truncated(logits, top_k, top_p)
-                drawn = inverse_cdf(logits, uniform[batch, position])
-                codes[batch, position] = np.where(given >= 0, given, drawn)
-                state.append(codes[batch, position])
-                bar.update()
-    return codes.reshape(n, height, width)
+    slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
+    batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
+    with tqdm(total=len(batches) * codes[0:1].size, unit="code", disable=not progress) as bar:
+        for rows in batches:
+            state = start(prior, slice_index[rows], cached)
+            fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)
+    return codes.reshape(n, *prior.grid)
 
 
-def start_of_draws(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
-    """What `n` draws start from; the arguments are those of `sample_codes`.
+# The products here have few rows: a second thread costs more time than it saves.
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:
+    """Replaces every -1 in `codes` by a sampled code, in place, position by position.
+
+    Args:
+        codes: int (n, positions), -1 where a code is to be sampled.
+        uniform: float (n, positions) in [0, 1), the random numbers.
+        state: from `start`.
+        temperature, top_k, top_p: as for `sample_codes`.
+        bar: its `update` is called after every position.
+    """
+    for position in range(codes.shape[1]):
+        logits = state.next_logits() / temperature
+        if top_k is not None or top_p is not None:
+            logits = truncate_logits(logits, top_k, top_p)
+        sampled = inverse_cdf(logits, uniform[:, position])
+        codes[:, position] = np.where(codes[:, position] >= 0, codes[:, position], sampled)
+        state.append(codes[:, position])
+        if bar is not None:
+            bar.update()
+
+
+def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
+    """What `n` maps start from; the arguments are those of `sample_codes`.
 
     Returns:
-        (slice_index, uniform, codes): int32 (n,); float64 (n, cells) in [0, 1), the random
-        numbers; int32 (n, cells), the known codes and -1.
+        (slice_index, uniform, codes): int32 (n,); float64 (n, positions) in [0, 1), the random
+        numbers; int32 (n, positions), the known codes and -1.
     """
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
-    slice_index = checked_slice_index(slice_index, n, prior.knows_any_slice)
+    slice_index = checked_slice_index(slice_index, n, prior.allows_no_condition)
     uniform = np.random.default_rng(seed).random((n, prior.grid[0] * prior.grid[1]))
     codes = np.full(uniform.shape, -1, "int32")
     if known is not None:
@@ -101,26 +105,25 @@ def start_of_draws(prior: Prior, n: int, slice_index, known: np.ndarray | None, 
     return slice_index, uniform, codes
 
 
-def start_drawing(prior: Prior, slice_index: np.ndarray, cached: bool = True):
+def start(prior: Prior, slice_index: np.ndarray, cached: bool = True):
     """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position."""
-    if not cached:
-        return FullPass(prior, slice_index)
-    caches = {GatedPixelCNN: GatedCache, MaskedPixelCNN: MaskedCache}
-    return caches[type(prior)](prior, slice_index)
+    if cached and isinstance(prior, GatedPixelCNN):
+        return GatedCache(prior, slice_index)
+    return FullPass(prior, slice_index)
 
 
-def truncated(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
+def truncate_logits(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
     """Logits (n, K) with all but the likeliest codes at minus infinity."""
     order = np.argsort(-logits, axis=-1)
     ranked = np.take_along_axis(logits, order, -1)
-    keep = np.ones(ranked.shape, bool)
+    allowed = np.ones(ranked.shape, bool)
     if top_k is not None:
-        keep[:, top_k:] = False
+        allowed[:, top_k:] = False
     if top_p is not None:
-        share = np.exp(ranked - ranked[:, :1])
-        share /= share.sum(-1, keepdims=True)
-        keep &= np.cumsum(share, -1) - share < top_p  # the code that crosses the line stays
-    np.put_along_axis(logits, order, np.where(keep, ranked, -np.inf), -1)
+        probability = np.exp(ranked - ranked[:, :1])
+        probability /= probability.sum(-1, keepdims=True)
+        allowed &= np.cumsum(probability, -1) - probability < top_p  # keeps the one that crosses
+    np.put_along_axis(logits, order, np.where(allowed, ranked, -np.inf), -1)
     return logits
 
 
@@ -157,11 +160,11 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     refuse_other_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
-# ------------------------------------------------------------------------- the usual slow loop
+# -------------------------------------------------------------------------- full forward pass
 
 
 class FullPass:
-    """Asks the whole network about the whole grid at every position."""
+    """Recomputes the whole network for the whole grid at every position."""
 
     def __init__(self, prior: Prior, slice_index: np.ndarray):
         self.prior, self.slice_index = prior, slice_index
@@ -178,18 +181,165 @@ class FullPass:
         self.position += 1
 
 
-# -------------------------------------------------------------------------------------- caches
+# -------------------------------------------------------------------------------------- cache
 
 
-def affine(layer, rows=slice(None)):
+class GatedCache:
+    """Remembers what later positions of a `GatedPixelCNN` need.
+
+    The vertical stack depends on earlier rows only, so it is computed once a row. The horizontal
+    stack is computed once a position, and its contribution to the positions on the right is added
+    there at once. Attention keeps the keys and values of all earlier positions.
+    """
+
+    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
+        self.grid, self.count, self.position = prior.grid, len(slice_index), 0
+        self.code_embedding = ops.convert_to_numpy(prior.code_embedding.embeddings)
+        position = ops.convert_to_numpy(prior.position_embedding.embeddings)
+        self.position_embedding = position.reshape(*prior.grid, -1)
+        condition = ops.convert_to_numpy(prior.slice_embedding.embeddings)[slice_index]
+        self.first, *self.blocks = (
+            _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
+        )
+        self.attention = [
+            _CachedAttention(prior.attention[str(number)], self.count, position.shape[0])
+            if str(number) in prior.attention
+            else None
+            for number in range(len(self.blocks))
+        ]
+        self.previous = np.zeros((self.count, prior.filters), "float32")
+        self.head, self.logits = _affine(prior.head), _affine(prior.logits)
+
+    def next_logits(self) -> np.ndarray:
+        row, column = divmod(self.position, self.grid[1])
+        if column == 0:
+            self._vertical_stack(row)
+        x = self.first.horizontal(column) + self.position_embedding[row, column] + self.previous
+        for block, attention in zip(self.blocks, self.attention):
+            block.scatter_right(column, x)
+            x = x + block.horizontal(column)
+            if attention:
+                x = x + attention.step(x)
+        x = _relu(x + self.vertical[:, column])
+        return self.logits(_relu(self.head(x)))
+
+    def _vertical_stack(self, row: int) -> None:
+        """Computes the vertical stack for one row."""
+        x = self.first.vertical(row) + self.position_embedding[row]
+        for block in self.blocks:
+            block.store(row, x)
+            x = x + block.vertical(row)
+        self.vertical = x
+
+    def append(self, codes: np.ndarray) -> None:
+        row, column = divmod(self.position, self.grid[1])
+        self.previous = self.code_embedding[codes]
+        self.first.store(row, self.previous[:, None], column)
+        self.first.scatter_right(column, self.previous)
+        self.position += 1
+
+
+class _CachedBlock:
+    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal).
+
+    One tanh does both halves of a gate, because sigmoid(b) = (1 + tanh(b / 2)) / 2; the weights of
+    the horizontal stack are halved accordingly as they are read.
+    """
+
+    def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
+        (self.top, _), (self.side, _) = block.conv_vertical.margins
+        self.width, self.filters = grid[1], block.filters
+        self.rows, self.columns = block.conv_vertical.kernel_size
+        self.conv_vertical = _affine(block.conv_vertical)
+        self.vertical_to_horizontal = _affine(block.vertical_to_horizontal)
+        self.project_vertical = _affine(block.project_vertical)
+        self.condition_vertical = _affine(block.condition_vertical)(condition)[:, None]
+        shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
+        self.vertical_inputs = np.zeros(shape, "float32")
+
+        self.halved = np.repeat(np.float32([1, 0.5]), block.filters)
+        conv = block.conv_horizontal
+        kernel = ops.convert_to_numpy(conv.kernel)[0] * self.halved  # (taps, C, 2 C)
+        # The last tap reads the nearest column, so a column's contributions start with it.
+        self.shift, self.contribution = int(conv.shift), np.concatenate(kernel[::-1], axis=1)
+        bias = ops.convert_to_numpy(conv.bias) + _affine(block.condition_horizontal)(condition)
+        self.bias = (bias * self.halved)[:, None]
+        project = block.project_horizontal
+        self.project = ops.convert_to_numpy(project.kernel) / 2
+        self.project_bias = ops.convert_to_numpy(project.bias)
+        # Before the gate: what every column of this row received so far, (n, columns, 2 C).
+        columns = grid[1] + len(kernel) + self.shift
+        self.pre_activation = np.zeros((len(condition), columns, 2 * block.filters), "float32")
+        self.flat = self.pre_activation.reshape(len(condition), -1)
+
+    def store(self, row: int, features: np.ndarray, column: int = 0) -> None:
+        """Stores features (n, columns, C) that the vertical stack reads in later rows."""
+        first = self.side + column
+        self.vertical_inputs[:, row + self.top, first : first + features.shape[1]] = features
+
+    def scatter_right(self, column: int, features: np.ndarray) -> None:
+        """Adds the contribution of features (n, C) at a column to it and to those on its right."""
+        contribution = features @ self.contribution
+        first = (column + self.shift) * 2 * self.filters
+        self.flat[:, first : first + contribution.shape[1]] += contribution
+
+    def vertical(self, row: int) -> np.ndarray:
+        """The vertical stack's new features of a row, float32 (n, width, C)."""
+        band = self.vertical_inputs[:, row : row + self.rows]
+        patches = np.stack(
+            [band[:, :, first : first + self.columns] for first in range(self.width)], axis=1
+        )
+        v = self.conv_vertical(patches.reshape(*patches.shape[:2], -1))
+        self.pre_activation[:, : self.width] = (
+            self.vertical_to_horizontal(v) * self.halved + self.bias
+        )
+        return self.project_vertical(_gate(v + self.condition_vertical))
+
+    def horizontal(self, column: int) -> np.ndarray:
+        """The horizontal stack's new features of a position, float32 (n, C)."""
+        both = np.tanh(self.pre_activation[:, column])
+        values, switches = both[:, : self.filters], both[:, self.filters :]
+        return (values * (switches + 1)) @ self.project + self.project_bias
+
+
+class _CachedAttention:
+    """A `CausalAttention` that keeps the keys and values of earlier positions."""
+
+    def __init__(self, layer, count: int, positions: int):
+        norm, self.num_heads = layer.norm, layer.num_heads
+        gamma, beta = map(ops.convert_to_numpy, (norm.gamma, norm.beta))
+        kernel = ops.convert_to_numpy(layer.project.kernel)
+        # The norm's scale and shift, and the scale of the scores, become part of the product.
+        scale = np.ones(kernel.shape[1], "float32")
+        scale[: len(scale) // 3] = layer.head_dim**-0.5
+        self.kernel, self.bias = gamma[:, None] * kernel * scale, beta @ kernel * scale
+        self.epsilon, self.out = norm.epsilon, _affine(layer.out)
+        self.keys = np.empty((count, layer.num_heads, layer.head_dim, positions), "float32")
+        self.values = np.empty((count, layer.num_heads, positions, layer.head_dim), "float32")
+        self.length = 0
+
+    def step(self, x: np.ndarray) -> np.ndarray:
+        """What attention adds to the features of the next position, float32 (n, C)."""
+        count, channels = x.shape
+        centred = x - x.sum(1, keepdims=True) / channels
+        variance = np.einsum("nc,nc->n", centred, centred)[:, None] / channels
+        projected = centred @ self.kernel / np.sqrt(variance + self.epsilon) + self.bias
+        query, key, value = projected.reshape(count, 3, self.num_heads, -1).transpose(1, 0, 2, 3)
+        self.keys[..., self.length], self.values[:, :, self.length] = key, value
+        self.length += 1
+        scores = query[:, :, None] @ self.keys[..., : self.length]
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mean = (weights @ self.values[:, :, : self.length]) / weights.sum(-1, keepdims=True)
+        return self.out(mean.reshape(count, -1))
+
+
+def _affine(layer):
     """A layer's product and bias as a function of rows (n, inputs), weights read once into NumPy.
 
-    A convolution's kernel is flattened, so its input is a flattened patch; `rows` keeps some of
-    the kernel's rows.
+    A convolution's kernel is flattened, so its input is a flattened patch.
     """
     kernel = ops.convert_to_numpy(layer.kernel)
-    if kernel.ndim == 4:
-        kernel = kernel[rows].reshape(-1, kernel.shape[-1])
+    kernel = kernel.reshape(-1, kernel.shape[-1])
     bias = ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)
     return lambda x: x @ kernel + bias
 
@@ -201,196 +351,3 @@ def _relu(x: np.ndarray) -> np.ndarray:
 def _gate(features: np.ndarray) -> np.ndarray:
     half = features.shape[-1] // 2
     return np.tanh(features[..., :half]) / (1 + np.exp(-features[..., half:]))
-
-
-class MaskedCache:
-    """Remembers the features of every layer of a `MaskedPixelCNN` at all earlier positions."""
-
-    def __init__(self, prior: MaskedPixelCNN, slice_index: np.ndarray):
-        self.grid, self.count, self.position = prior.grid, len(slice_index), 0
-        # The first convolution over one-hot codes is a sum of rows of its kernel: a table.
-        self.table = ops.convert_to_numpy(prior.first.kernel)
-        self.table_bias = ops.convert_to_numpy(prior.first.bias)
-        self.visible = list(zip(*np.nonzero(prior.first.mask[:, :, 0, 0])))
-        self.reach = len(self.table) // 2
-        height, width = prior.grid
-        self.codes = np.full((self.count, height + self.reach, width + 2 * self.reach), -1)
-        # Of a 3 x 3 mask B the last row is all zeros.
-        self.residuals = [
-            (affine(narrow), affine(look, slice(2)), affine(widen))
-            for narrow, look, widen in prior.residuals
-        ]
-        shape = (self.count, height + 1, width + 2, prior.filters // 2)
-        self.inner = [np.zeros(shape, "float32") for _ in prior.residuals]
-        self.head = [affine(layer) for layer in prior.head]
-        self.logits = affine(prior.logits)
-
-    def next_logits(self) -> np.ndarray:
-        row, column = divmod(self.position, self.grid[1])
-        x = _relu(self._look_up(row, column))
-        for (narrow, look, widen), kept in zip(self.residuals, self.inner):
-            kept[:, row + 1, column + 1] = _relu(narrow(x))
-            patch = kept[:, row : row + 2, column : column + 3].reshape(self.count, -1)
-            x = x + _relu(widen(_relu(look(patch))))
-        for layer in self.head:
-            x = _relu(layer(x))
-        return self.logits(x)
-
-    def _look_up(self, row: int, column: int) -> np.ndarray:
-        """The first layer's output (n, filters) before its activation."""
-        total = np.tile(self.table_bias, (self.count, 1))
-        for down, right in self.visible:
-            codes = self.codes[:, row + down, column + right]
-            total += np.where(codes[:, None] >= 0, self.table[down, right, codes], 0)
-        return total
-
-    def append(self, codes: np.ndarray) -> None:
-        row, column = divmod(self.position, self.grid[1])
-        self.codes[:, row + self.reach, column + self.reach] = codes
-        self.position += 1
-
-
-class GatedCache:
-    """Remembers what later positions of a `GatedPixelCNN` need.
-
-    The vertical stack is computed a row at a time, when the row is entered: it depends on
-    earlier rows only. The horizontal stack is computed a position at a time, and what a position
-    means to those on its right is added to them at once. Attention keeps the keys and values of
-    all earlier positions.
-    """
-
-    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
-        self.grid, self.count, self.position = prior.grid, len(slice_index), 0
-        self.embedding = ops.convert_to_numpy(prior.embed.embeddings)
-        self.place = ops.convert_to_numpy(prior.place.embeddings).reshape(*prior.grid, -1)
-        condition = ops.convert_to_numpy(prior.condition.embeddings)[slice_index]
-        self.first, *self.blocks = (
-            _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
-        )
-        cells = prior.grid[0] * prior.grid[1]
-        self.attention = [
-            _CachedAttention(prior.attention[str(number)], self.count, cells)
-            if str(number) in prior.attention
-            else None
-            for number in range(len(self.blocks))
-        ]
-        self.previous = np.zeros((self.count, prior.filters), "float32")
-        self.head, self.logits = affine(prior.head), affine(prior.logits)
-
-    def next_logits(self) -> np.ndarray:
-        row, column = divmod(self.position, self.grid[1])
-        if column == 0:
-            self._enter_row(row)
-        x = self.first.step(column) + self.place[row, column] + self.previous
-        for block, attention in zip(self.blocks, self.attention):
-            block.tell_right(column, x)
-            x = x + block.step(column)
-            if attention:
-                x = x + attention.step(x)
-        x = _relu(x + self.top_of_vertical[:, column])
-        return self.logits(_relu(self.head(x)))
-
-    def _enter_row(self, row: int) -> None:
-        """Carries the vertical stack through one row."""
-        x = self.first.enter_row(row) + self.place[row]
-        for block in self.blocks:
-            block.keep_above(row, x)
-            x = x + block.enter_row(row)
-        self.top_of_vertical = x
-
-    def append(self, codes: np.ndarray) -> None:
-        row, column = divmod(self.position, self.grid[1])
-        self.previous = self.embedding[codes]
-        self.first.keep_above(row, self.previous[:, None], column)
-        self.first.tell_right(column, self.previous)
-        self.position += 1
-
-
-class _CachedBlock:
-    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal).
-
-    One tanh does both halves of a gate, because sigmoid(b) = (1 + tanh(b / 2)) / 2; the two
-    halvings are part of the horizontal stack's weights as they are read here.
-    """
-
-    def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
-        (self.top, _), (self.side, _) = block.above.margins
-        self.width, self.filters = grid[1], block.filters
-        self.rows, self.columns = block.above.kernel_size
-        self.above, self.down = affine(block.above), affine(block.down)
-        self.out_above = affine(block.out_above)
-        self.bias_above = affine(block.bias_above)(condition)[:, None]
-        shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
-        self.seen_above = np.zeros(shape, "float32")
-
-        self.halved = np.repeat(np.float32([1, 0.5]), block.filters)
-        left = ops.convert_to_numpy(block.left.kernel)[0] * self.halved  # (taps, C, 2 C)
-        # The last tap reads the nearest column: what is told right starts with it.
-        self.taps, self.shift = len(left), int(block.left.shift)
-        self.told = np.concatenate(left[::-1], axis=1)
-        bias = ops.convert_to_numpy(block.left.bias) + affine(block.bias_left)(condition)
-        self.bias_left = (bias * self.halved)[:, None]
-        self.out_left, self.bias_out = (
-            ops.convert_to_numpy(weight) for weight in (block.out_left.kernel, block.out_left.bias)
-        )
-        self.out_left = self.out_left / 2
-        # Before the gate: what every column of this row was told so far, (n, columns, 2 C).
-        columns = grid[1] + self.taps + self.shift
-        self.before_gate = np.zeros((len(condition), columns, 2 * block.filters), "float32")
-        self.in_line = self.before_gate.reshape(len(condition), -1)
-
-    def keep_above(self, row: int, features: np.ndarray, column: int = 0) -> None:
-        start = self.side + column
-        self.seen_above[:, row + self.top, start : start + features.shape[1]] = features
-
-    def tell_right(self, column: int, features: np.ndarray) -> None:
-        """Adds what features (n, C) at a column mean to it and to the columns on its right."""
-        told = features @ self.told
-        start = (column + self.shift) * 2 * self.filters
-        self.in_line[:, start : start + told.shape[1]] += told
-
-    def enter_row(self, row: int) -> np.ndarray:
-        """The vertical stack's new features of a row, float32 (n, width, C)."""
-        band = self.seen_above[:, row : row + self.rows]
-        patches = np.stack(
-            [band[:, :, start : start + self.columns] for start in range(self.width)], axis=1
-        )
-        above = self.above(patches.reshape(*patches.shape[:2], -1))
-        self.before_gate[:, : self.width] = self.down(above) * self.halved + self.bias_left
-        return self.out_above(_gate(above + self.bias_above))
-
-    def step(self, column: int) -> np.ndarray:
-        """The horizontal stack's new features of a position, float32 (n, C)."""
-        both = np.tanh(self.before_gate[:, column])
-        values, switches = both[:, : self.filters], both[:, self.filters :]
-        return (values * (switches + 1)) @ self.out_left + self.bias_out
-
-
-class _CachedAttention:
-    """A `CausalAttention` that keeps the keys and values of earlier positions."""
-
-    def __init__(self, layer, count: int, cells: int):
-        norm, self.heads = layer.norm, layer.heads
-        gamma, beta = map(ops.convert_to_numpy, (norm.gamma, norm.beta))
-        kernel = ops.convert_to_numpy(layer.project.kernel)
-        # The norm's scale and shift, and the scale of the scores, become part of the product.
-        scaled = np.ones(kernel.shape[1], "float32")
-        scaled[: len(scaled) // 3] = layer.head_dim**-0.5
-        self.kernel, self.bias = gamma[:, None] * kernel * scaled, beta @ kernel * scaled
-        self.epsilon, self.out = norm.epsilon, affine(layer.out)
-        self.keys = np.empty((count, layer.heads, layer.head_dim, cells), "float32")
-        self.values = np.empty((count, layer.heads, cells, layer.head_dim), "float32")
-        self.seen = 0
-
-    def step(self, x: np.ndarray) -> np.ndarray:
-        count, channels = x.shape
-        centred = x - x.sum(1, keepdims=True) / channels
-        variance = np.einsum("nc,nc->n", centred, centred)[:, None] / channels
-        projected = centred @ self.kernel / np.sqrt(variance + self.epsilon) + self.bias
-        query, key, value = projected.reshape(count, 3, self.heads, -1).transpose(1, 0, 2, 3)
-        self.keys[..., self.seen], self.values[:, :, self.seen] = key, value
-        self.seen += 1
-        scores = query[:, :, None] @ self.keys[..., : self.seen]
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mean = (weights @ self.values[:, :, : self.seen]) / weights.sum(-1, keepdims=True)
-        return self.out(mean.reshape(count, -1))

@@ -1,7 +1,9 @@
 """Training both stages so that an interruption costs an epoch at most and changes nothing.
 
-`train_vqvae`, `sharpen` and `train_prior` choose data, optimizer and callbacks as a recipe says and
-hand them to `fit`, which is Keras's own with an order of batches and a `Checkpoint` to go on from.
+`train_vqvae`, `finetune_decoder` and `train_prior` choose data, optimizer and callbacks as a recipe
+says. They call `fit`, which is Keras's own `fit` with a fixed order of batches and a `Checkpoint`
+to resume from. Initial weights come from Keras's global generator: for a repeatable training, call
+`keras.utils.set_random_seed` first.
 """
 
 from __future__ import annotations
@@ -13,61 +15,264 @@ import os
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import filelock
 import keras
 import numpy as np
 
-from oasis_helpers.data import SliceSet, fingerprint, shifted_and_mirrored, with_mirrored
-from oasis_helpers.files import read_json, write_json, written_beside
+from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
+from oasis_helpers.data import (
+    SliceSet,
+    atomic_write,
+    fingerprint,
+    read_json,
+    shifted_and_mirrored,
+    with_mirrored,
+    write_json,
+)
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
-from oasis_helpers.recipes import Recipe
-from oasis_helpers.sharpening import Sharpener, patch_critic
-from oasis_helpers.vqvae import VQVAE, improved_vqvae, reference_vqvae
+from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
+from oasis_helpers.vqvae import VQVAE
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
 WEIGHT_DECAY = 0.02
-SETTLING = 0.25  # of a prior's epochs, rounded up: the last ones, which see no shifted slice
+UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices
 
 
-# ------------------------------------------------------------------------------ what fit is given
+# --------------------------------------------------------------------------------- the two stages
+
+
+def train_vqvae(
+    recipe: Recipe,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    checkpoint: Checkpoint | None = None,
+    verbose=0,
+) -> tuple[VQVAE, dict]:
+    """Trains the first stage on `train`, validated on `validate`; returns it with its history.
+
+    The reference is trained as courses teach it, at a fixed learning rate on the slices as they
+    are. Ours also sees every slice mirrored. With a `Checkpoint`, training resumes from there.
+    """
+    schedule, variance = recipe.vqvae_schedule, float(train.images.var())
+    if recipe.vqvae.get("reference"):
+        model, images = reference_vqvae(variance, recipe.size), train.images
+        rate = schedule.learning_rate
+    else:
+        model = improved_vqvae(variance, recipe.size, seed=recipe.seed, **recipe.vqvae)
+        images = with_mirrored(train.images)
+        rate = learning_rate(schedule.learning_rate, schedule.steps)
+    model.compile(keras.optimizers.Adam(rate))
+    batches = Batches.of(images, images, schedule.batch_size, recipe.seed)
+    unseen = validate.images, validate.images
+    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
+
+
+def finetune_decoder(
+    recipe: Recipe,
+    vqvae: VQVAE,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    checkpoint: Checkpoint | None = None,
+    verbose=0,
+) -> tuple[AdversarialDecoder, dict]:
+    """Fine-tunes the decoder of `vqvae`, in place, against a discriminator; codes do not change.
+
+    Returns:
+        The trainer, which holds decoder and discriminator, and its history.
+    """
+    schedule, images = recipe.decoder_schedule, with_mirrored(train.images)
+    model = AdversarialDecoder(vqvae, patch_discriminator(recipe.size, vqvae.region))
+    rate = learning_rate(schedule.learning_rate, schedule.steps)
+    model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015 (DCGAN)
+    batches = Batches.of(vqvae.encode(images), images, schedule.batch_size, recipe.seed)
+    unseen = vqvae.encode(validate.images), validate.images
+    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
+
+
+def train_prior(
+    recipe: Recipe,
+    vqvae: VQVAE,
+    train: SliceSet,
+    validate: SliceSet,
+    callbacks=(),
+    checkpoint: Checkpoint | None = None,
+    verbose=0,
+) -> tuple[Prior, dict]:
+    """Trains the second stage on the codes of `train`; returns it with its history.
+
+    Ours also learns the codes of mirrored and shifted slices. Shifted heads keep it from
+    memorising its few subjects. But all heads are aligned to an atlas, and generated heads should
+    be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. What is validated and
+    kept is the moving average of its weights (Polyak and Juditsky 1992). The reference is trained
+    as courses teach it.
+    """
+    unshifted = with_mirrored(train.images) if recipe.views > 1 else train.images
+    shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.views)]
+    codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
+    slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
+    validation = (unseen, validate.slices), unseen
+    training = codes, slices, len(unshifted)
+    return fit_prior(
+        recipe, vqvae.num_embeddings, training, validation, callbacks, checkpoint, verbose
+    )
+
+
+def fit_prior(
+    recipe: Recipe,
+    num_embeddings: int,
+    training: tuple[np.ndarray, np.ndarray, int],
+    validation: tuple,
+    callbacks=(),
+    checkpoint: Checkpoint | None = None,
+    verbose=0,
+    shard: tuple[int, int] = (0, 1),
+) -> tuple[Prior, dict]:
+    """`train_prior` on code maps; returns the prior with its history.
+
+    Args:
+        recipe: of the prior.
+        num_embeddings: K.
+        training: int (N, h, w), code maps of all views; int (N,), their slice indices; and how
+            many of them, the first ones, are not shifted.
+        validation: ((codes, slice indices), codes).
+        callbacks, checkpoint, verbose: as for `fit`.
+        shard: as for `Batches`.
+    """
+    codes, slices, unshifted = training
+    schedule = recipe.prior_schedule
+    epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
+    batches = Batches.of(
+        (codes, slices),
+        codes,
+        schedule.batch_size,
+        recipe.seed,
+        shard=shard,
+        unaugmented=(epochs - math.ceil(UNAUGMENTED * epochs), unshifted),
+    )
+    model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
+    callbacks = [*averaging, *callbacks]
+    return model, fit(model, batches, schedule.steps, validation, callbacks, checkpoint, verbose)
+
+
+def _compiled_prior(recipe: Recipe, num_embeddings: int, grid: tuple[int, int]) -> tuple:
+    """The compiled prior of a recipe, and the callbacks that its weight averaging needs."""
+    schedule, averaging = recipe.prior_schedule, []
+    if recipe.prior.get("reference"):
+        model = MaskedPixelCNN(num_embeddings, grid)
+        optimizer = keras.optimizers.Adam(schedule.learning_rate)
+    else:
+        model = GatedPixelCNN(num_embeddings, grid, **recipe.prior)
+        optimizer = keras.optimizers.AdamW(
+            learning_rate(schedule.learning_rate, schedule.steps),
+            WEIGHT_DECAY,
+            clipnorm=1.0,
+            use_ema=True,
+            ema_momentum=WEIGHT_AVERAGING,
+        )
+        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        # XLA halves the time of a step here; stage 1 would take twice as long. PyTorch has no XLA,
+        # and its own compiler takes minutes.
+        jit_compile=keras.backend.backend() != "torch",
+    )
+    return model, averaging
+
+
+# ------------------------------------------------------------------------------------------- fit
+
+
+def fit(
+    model: keras.Model,
+    batches: Batches,
+    steps: int,
+    validation_data: tuple | None = None,
+    callbacks=(),
+    checkpoint: Checkpoint | None = None,
+    verbose=0,
+) -> dict[str, list[float]]:
+    """Keras's `fit`, from the state of the checkpoint to the end of a schedule.
+
+    Args:
+        model: compiled.
+        batches: of the training data; `fit` gets a new order of them every epoch.
+        steps: in all, rounded to whole epochs.
+        validation_data, callbacks, verbose: as for Keras's `fit`.
+        checkpoint: where to resume from, and to store the state of every epoch; None for neither.
+
+    Returns:
+        The curves, {name: [one value an epoch]}.
+
+    Raises:
+        KeyboardInterrupt: when interrupted; with a checkpoint, the message says how to resume.
+        ValueError: when the checkpoint belongs to another model.
+    """
+    shuffling = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)
+    )
+    try:
+        history = model.fit(
+            batches,
+            initial_epoch=checkpoint.restore(model) if checkpoint else 0,
+            epochs=epochs_for(steps, batches.count, batches.size),
+            shuffle=False,  # `Batches` does that
+            validation_data=validation_data,
+            validation_batch_size=batches.size if validation_data else None,
+            callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
+            verbose=verbose,
+        )
+    except KeyboardInterrupt:
+        if not checkpoint:
+            raise
+        raise KeyboardInterrupt(
+            f"Interrupted; {checkpoint.latest.parent} holds the state before the unfinished epoch, "
+            "and the same call or command resumes from there."
+        ) from None
+    return checkpoint.history if checkpoint else history.history
 
 
 def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A short linear warm-up to `peak`, then a cosine down to a fiftieth of it."""
+    """A short linear warm-up to `peak`, then a cosine decay to a fiftieth of it."""
     warm_up = min(100, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
         peak / 10, steps - warm_up, alpha=0.02, warmup_target=peak, warmup_steps=warm_up
     )
 
 
-def epochs_for(steps: int, count: int, batch: int) -> int:
+def epochs_for(steps: int, count: int, batch_size: int) -> int:
     """The number of whole epochs nearest to a number of steps, at least one."""
-    return max(1, round(steps / (count // batch)))
+    return max(1, round(steps / (count // batch_size)))
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches whose order the seed and the epoch's number decide, and nothing else.
+    """Batches whose order depends only on the seed and the epoch.
 
-    `fit` shuffles arrays with a generator whose state can't be kept, so that a training that
-    goes on after an interruption would see other batches than one that was never interrupted.
-    What doesn't fill a batch is left out until the next epoch.
+    `fit` shuffles arrays with a generator whose state cannot be stored, so a resumed training
+    would see other batches than one that was never interrupted. Examples that do not fill a batch
+    are left out until the next epoch.
 
     Args:
-        read: from numbers, int (n,), to what `fit` needs, (x, y).
-        count: of the things that can be read.
-        size: of them in a batch, over all workers.
+        read: from indices, int (n,), to what `fit` needs, (x, y).
+        count: number of examples.
+        size: examples in a batch, over all workers.
         seed: of the order.
-        part: (rank, workers): reads only this worker's share of each batch; all shares together
+        shard: (rank, workers): reads only this worker's part of each batch; all parts together
             are what one worker would read.
-        settling: (epoch, first): from that epoch on only the `first` things are read, over and
-            over until the epoch is as long as the others; None for all of them always.
+        unaugmented: (epoch, first): from that epoch on, only the `first` examples are read, over
+            and over until the epoch is as long as the others; None for all of them always.
         threads: `workers` and so on, as for `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: for a batch that is never full, or that the workers can't share evenly, or for
+        ValueError: for a batch that is never full or that the workers cannot share evenly, and for
             `first` outside 1 ... count.
     """
 
@@ -77,23 +282,24 @@ class Batches(keras.utils.PyDataset):
         count: int,
         size: int,
         seed: int = 0,
-        part: tuple[int, int] = (0, 1),
-        settling: tuple[int, int] | None = None,
+        shard: tuple[int, int] = (0, 1),
+        unaugmented: tuple[int, int] | None = None,
         **threads,
     ):
         super().__init__(**threads)
-        self.rank, self.sharing = part
-        if size % self.sharing or not 0 < size <= count:
+        self.rank, self.shards = shard
+        if size % self.shards or not 0 < size <= count:
             raise ValueError(
-                f"A batch of {size} out of {count} for {self.sharing} worker(s): choose a "
-                f"multiple of {self.sharing} up to {count}."
+                f"A batch of {size} out of {count} for {self.shards} worker(s): choose a "
+                f"multiple of {self.shards} up to {count}."
             )
-        if settling and not 0 < settling[1] <= count:
+        if unaugmented and not 0 < unaugmented[1] <= count:
             raise ValueError(
-                f"settling on the first {settling[1]}: there are {count}, use 1 or more."
+                f"unaugmented names the first {unaugmented[1]} of {count} examples; use 1 to "
+                f"{count}."
             )
         self.read, self.count, self.size, self.seed = read, count, size, seed
-        self.settling = settling
+        self.unaugmented = unaugmented
         self.shuffle(0)
 
     @classmethod
@@ -106,31 +312,31 @@ class Batches(keras.utils.PyDataset):
         return cls(rows, len(targets), size, seed, **options)
 
     def shuffle(self, epoch: int) -> None:
-        """Takes up the order of that epoch."""
-        things = np.arange(self.count)
-        if self.settling and epoch >= self.settling[0]:
-            things %= self.settling[1]
-        self.order = np.random.default_rng((self.seed, epoch)).permutation(things)
+        """Takes the order of that epoch."""
+        examples = np.arange(self.count)
+        if self.unaugmented and epoch >= self.unaugmented[0]:
+            examples %= self.unaugmented[1]
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(examples)
 
     def __len__(self) -> int:
         return self.count // self.size
 
     def __getitem__(self, number: int) -> tuple:
         whole = self.order[number * self.size : (number + 1) * self.size]
-        return self.read(np.array_split(whole, self.sharing)[self.rank])
+        return self.read(np.array_split(whole, self.shards)[self.rank])
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch: its number, seconds, and the figures named.
+    """Prints one line an epoch: its number, the named values of the logs, seconds.
 
     Args:
-        figures: names in the logs, e.g. ("loss", "val_ssim").
+        names: of values in the logs, e.g. ("loss", "val_ssim").
         every: prints every so many epochs, and the last one.
     """
 
-    def __init__(self, figures: tuple[str, ...], every: int = 1):
+    def __init__(self, names: tuple[str, ...], every: int = 1):
         super().__init__()
-        self.figures, self.every = figures, every
+        self.names, self.every = names, every
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -140,20 +346,21 @@ class EpochLines(keras.callbacks.Callback):
         logs["seconds"] = seconds  # for the callbacks after this one
         if (epoch + 1) % self.every and epoch + 1 < total:
             return
-        shown = "  ".join(f"{name} {logs[name]:.3f}" for name in self.figures if name in logs)
-        print(f"epoch {epoch + 1:3d}/{total}  {shown}  ({seconds:.0f} s)", flush=True)
+        values = "  ".join(f"{name} {logs[name]:.3f}" for name in self.names if name in logs)
+        print(f"epoch {epoch + 1:3d}/{total}  {values}  ({seconds:.0f} s)", flush=True)
 
 
-# ------------------------------------------------------------------------ training that survives
+# ------------------------------------------------------------------------------- exact resumption
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps the whole state of a training at the start of every epoch, to go on from there.
+    """Stores the whole state of a training at the start of every epoch, to resume from there.
 
-    Weights, optimizer with its running averages, the state of every random generator, the
-    curves, and the weights of the best epoch so far are one file, so that they always belong
-    together; it is written beside its place and renamed. The one before it is kept as well, in
-    case this one is damaged. It must be the last callback, after those that exchange weights.
+    Weights, optimizer with its moving averages, the state of every random generator, the curves,
+    and the weights of the best epoch so far are one file, so that they always belong together. The
+    file before it stays as well, in case the newest is damaged. Keras's own `BackupAndRestore`
+    does not restore all of this: after four interruptions, weights differed by 0.017. This must be
+    the last callback, after those that exchange weights.
 
     Args:
         folder: of the two files.
@@ -166,31 +373,31 @@ class Checkpoint(keras.callbacks.Callback):
         self.monitor, self.history, self.best = monitor, {}, []
 
     def restore(self, model: keras.Model) -> int:
-        """Brings a compiled model to the last state that was kept; returns the epoch to train.
+        """Brings a compiled model to the last stored state; returns the epoch to train.
 
-        Warns of a file that can't be read and takes the one before it.
+        Warns of a file that cannot be read and takes the one before it.
 
         Raises:
-            ValueError: when what was kept is of another model.
+            ValueError: when the stored state is of another model.
         """
         model.optimizer.build(model.trainable_variables)
-        for left in self.latest.parent.glob(f".*-{self.latest.name}"):
-            left.unlink(missing_ok=True)  # half written when a training was killed
+        for temporary in self.latest.parent.glob(f".*-{self.latest.name}"):
+            temporary.unlink(missing_ok=True)  # half written when a training was killed
         for file in (self.latest, self.earlier):
             try:
-                with np.load(file, allow_pickle=False) as kept:
-                    parts = {name: kept[name] for name in kept.files}
+                with np.load(file, allow_pickle=False) as content:
+                    parts = {name: content[name] for name in content.files}
                 facts = json.loads(str(parts.pop("facts")))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                warnings.warn(f"{file} is damaged; going on from before it.", stacklevel=3)
+                warnings.warn(f"{file} is damaged; resuming from an earlier state.", stacklevel=3)
                 continue
             variables = self._state(model)
             values = [value for name, value in parts.items() if name.startswith("state")]
             if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
                 raise ValueError(
-                    f"{file} holds the state of another model; remove {file.parent} to train anew."
+                    f"{file} holds the state of another model; remove {file.parent} to train again."
                 )
             for variable, value in zip(variables, values):
                 variable.assign(value)
@@ -208,19 +415,19 @@ class Checkpoint(keras.callbacks.Callback):
         state = [variable.numpy() for variable in self._state(self.model)]
         parts = {f"state {number}": value for number, value in enumerate(state)}
         parts |= {f"best {number}": value for number, value in enumerate(self.best)}
-        self.keep(parts | {"facts": np.array(json.dumps(facts))})
+        self.save(parts | {"facts": np.array(json.dumps(facts))})
 
-    def keep(self, parts: dict[str, np.ndarray]) -> None:
+    def save(self, parts: dict[str, np.ndarray]) -> None:
         """Writes the file."""
         self.latest.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(self.latest) as beside:
-            with open(beside, "wb") as file:
+        with atomic_write(self.latest) as temporary:
+            with open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **parts)
             if self.latest.is_file():
                 os.replace(self.latest, self.earlier)
 
     def on_epoch_end(self, epoch, logs=None):
-        # Held against the curves, so that a resumed training decides as one never interrupted.
+        # Compared with the curves, so that a resumed training decides as an uninterrupted one.
         best = min(self.history.get(self.monitor, []), default=np.inf)
         for name, value in {"epoch": epoch, **logs}.items():
             self.history.setdefault(name, []).append(float(f"{float(value):.5g}"))
@@ -237,198 +444,62 @@ class Checkpoint(keras.callbacks.Callback):
             return
         if not self.best:
             raise ValueError(
-                f"{self.monitor} was never a number in {self.latest.parent}, so no epoch is worth "
-                "keeping; remove that folder and train with a lower rate."
+                f"{self.monitor} was never a number in {self.latest.parent}, so there is no best "
+                "epoch; remove that folder and train with a lower learning rate."
             )
         self.model.set_weights(self.best)
 
 
-def claim(
+def verify_run_signature(
     work: Path,
     recipe: Recipe,
     train: SliceSet,
     validate: SliceSet,
     start: keras.Model | None = None,
 ) -> Path:
-    """Notes in a folder what a training's checkpoints there are made of; returns the folder.
+    """Writes into a folder what its checkpoints depend on, or compares; returns the folder.
 
     Args:
-        work: the folder, made if it isn't there.
+        work: the folder, made if it is missing.
         recipe, train, validate: of the training.
         start: the finished model that it starts from, or whose codes it learns.
 
     Raises:
-        ValueError: when the folder holds the checkpoints of another training, which must not be
-            gone on with by mistake.
+        ValueError: when the folder holds the checkpoints of another training.
     """
     weights = b"".join(value.tobytes() for value in start.get_weights()) if start else b""
-    made_of = {
+    signature = {
         "recipe": asdict(recipe),
         "train": fingerprint(train),
         "validate": fingerprint(validate),
         "start": hashlib.sha256(weights).hexdigest(),
     }
-    note, made_of = work / "made_of.json", json.loads(json.dumps(made_of))
-    if not note.is_file():
+    file, signature = work / "run_signature.json", json.loads(json.dumps(signature))
+    if not file.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        write_json(note, made_of, indent=2)
-    elif read_json(note) != made_of:
+        write_json(file, signature, indent=2)
+    elif read_json(file) != signature:
         raise ValueError(
             f"{work} holds a training with another recipe or other slices; remove that folder to "
-            "train anew, or go back to what it was made of to resume."
+            "train again, or restore recipe and slices to resume."
         )
     return work
 
 
-def fit(
-    model: keras.Model,
-    batches: Batches,
-    steps: int,
-    validation_data: tuple | None = None,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> dict[str, list[float]]:
-    """Keras's `fit` from where the checkpoint stands to the end of a schedule.
+@contextmanager
+def file_lock(folder: Path, activity: str) -> Iterator[None]:
+    """Lets one process at a time use a folder, for example while "training 'cohort'".
 
-    Args:
-        model: compiled.
-        batches: of the training data; `fit` gets a new order of them every epoch.
-        steps: in all, rounded to whole epochs.
-        validation_data, callbacks, verbose: as for Keras's `fit`.
-        checkpoint: where to go on from, and to keep the state of every epoch; None for neither.
-
-    Returns:
-        The curves, {figure: [one value an epoch]}.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        KeyboardInterrupt: when interrupted; with a checkpoint, the message says how to go on.
-        ValueError: when the checkpoint is of another model.
+        BlockingIOError: when another process uses the folder.
     """
-    shuffling = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)
-    )
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        history = model.fit(
-            batches,
-            initial_epoch=checkpoint.restore(model) if checkpoint else 0,
-            epochs=epochs_for(steps, batches.count, batches.size),
-            shuffle=False,  # that is done by `Batches`
-            validation_data=validation_data,
-            validation_batch_size=batches.size if validation_data else None,
-            callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
-            verbose=verbose,
-        )
-    except KeyboardInterrupt:
-        if not checkpoint:
-            raise
-        raise KeyboardInterrupt(
-            f"Interrupted; {checkpoint.latest.parent} holds the state before the unfinished epoch, "
-            "and the same call or command goes on from there."
+        with filelock.FileLock(folder / "in-use.lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise BlockingIOError(
+            f"Another process is {activity} in {folder}; wait until it has ended, or stop it."
         ) from None
-    return checkpoint.history if checkpoint else history.history
-
-
-# --------------------------------------------------------------------------------- the two stages
-
-
-def train_vqvae(
-    recipe: Recipe,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[VQVAE, dict]:
-    """Trains the first stage on `train`, watched on `validate`; returns it with its history.
-
-    The reference recipe is trained as it is taught, at a fixed rate on the slices as they are;
-    ours sees every slice mirrored as well. With a `Checkpoint`, training goes on where it stands.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, variance = recipe.fitting, float(train.images.var())
-    if recipe.vqvae.get("reference"):
-        model, images, rate = reference_vqvae(variance, recipe.size), train.images, schedule.rate
-    else:
-        model = improved_vqvae(variance, recipe.size, seed=recipe.seed, **recipe.vqvae)
-        images = with_mirrored(train.images)
-        rate = learning_rate(schedule.rate, schedule.steps)
-    model.compile(keras.optimizers.Adam(rate))
-    batches = Batches.of(images, images, schedule.batch, recipe.seed)
-    unseen = validate.images, validate.images
-    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
-
-
-def sharpen(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[Sharpener, dict]:
-    """Trains the decoder of `vqvae` on, in place, against a critic; codes stay what they are.
-
-    Returns:
-        The trainer, which holds decoder and critic, and its history.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, images = recipe.sharpening, with_mirrored(train.images)
-    model = Sharpener(vqvae, patch_critic(recipe.size, vqvae.field))
-    rate = learning_rate(schedule.rate, schedule.steps)
-    model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015, for critics
-    batches = Batches.of(vqvae.encode(images), images, schedule.batch, recipe.seed)
-    unseen = vqvae.encode(validate.images), validate.images
-    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
-
-
-def train_prior(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
-) -> tuple[Prior, dict]:
-    """Trains the second stage on the codes of `train`; returns it with its history.
-
-    Ours also learns the codes of mirrored and shifted slices. Shifted heads keep it from learning
-    its few subjects by heart; but all heads were aligned to an atlas, and those to be drawn are not
-    shifted, so the last epochs (`SETTLING`) leave them out. What is validated and kept is the
-    running average of its weights (Polyak and Juditsky 1992). The reference is trained as it is
-    taught.
-    """
-    keras.utils.set_random_seed(recipe.seed)
-    schedule, unseen = recipe.drawing, vqvae.encode(validate.images)
-    lying = with_mirrored(train.images) if recipe.variants > 1 else train.images  # two variants
-    shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.variants)]
-    codes = np.concatenate([vqvae.encode(images) for images in (lying, *shifted)])
-    slices = np.tile(train.slices, recipe.variants)
-    if recipe.prior.get("reference"):
-        model = MaskedPixelCNN(vqvae.num_embeddings, codes.shape[1:])
-        optimizer, averaging = keras.optimizers.Adam(schedule.rate), []
-    else:
-        model = GatedPixelCNN(vqvae.num_embeddings, codes.shape[1:], **recipe.prior)
-        optimizer = keras.optimizers.AdamW(
-            learning_rate(schedule.rate, schedule.steps),
-            WEIGHT_DECAY,
-            clipnorm=1.0,
-            use_ema=True,
-            ema_momentum=WEIGHT_AVERAGING,
-        )
-        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
-    model.compile(
-        optimizer,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        # XLA halves the time of a step here; stage 1 would take twice as long. PyTorch has none,
-        # and its own compiler takes minutes.
-        jit_compile=keras.backend.backend() != "torch",
-    )
-    epochs = epochs_for(schedule.steps, len(codes), schedule.batch)
-    settling = epochs - math.ceil(SETTLING * epochs), len(lying)
-    batches = Batches.of((codes, slices), codes, schedule.batch, recipe.seed, settling=settling)
-    watched, callbacks = ((unseen, validate.slices), unseen), [*averaging, *callbacks]
-    return model, fit(model, batches, schedule.steps, watched, callbacks, checkpoint, verbose)

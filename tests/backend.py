@@ -11,11 +11,11 @@ import keras
 import numpy as np
 from workers import rings
 
-from oasis_helpers import load_pretrained, sample_codes, series
-from oasis_helpers.compiled import CompiledSampler
+from oasis_helpers import load_pretrained, sample_codes, pretrained
+from experiments.compiled_sampler import CompiledSampler
 from oasis_helpers.layers import FiniteScalarQuantizer
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
-from oasis_helpers.sharpening import Sharpener, patch_critic
+from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.vqvae import (
     VQVAE,
     improved_vqvae,
@@ -112,7 +112,7 @@ def both_stages(epochs: int) -> dict:
         found["drawn compiled"] = CompiledSampler(prior, 5)()
     with tempfile.TemporaryDirectory() as folder:
         for number, model in enumerate((vqvae, prior)):
-            series.save_for_use(model, Path(folder) / f"{number}.keras")
+            pretrained.save_model(model, Path(folder) / f"{number}.keras")
         again = [
             keras.saving.load_model(Path(folder) / f"{n}.keras", compile=False) for n in (0, 1)
         ]
@@ -124,7 +124,7 @@ def both_stages(epochs: int) -> dict:
 
 def sharpened() -> dict:
     vqvae, images = first_stage("ours"), rings()
-    model = Sharpener(vqvae, patch_critic(16, vqvae.field, filters=8))
+    model = AdversarialDecoder(vqvae, patch_discriminator(16, vqvae.region, filters=8))
     model.compile(keras.optimizers.Adam(1e-3), **COMPILED)
     return model.fit(vqvae.encode(images), images, 16, 1, verbose=0).history
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from oasis_helpers.cohort import make_cohort, make_subject
+from oasis_helpers.convert.synthetic import make_cohort, make_subject
 
 SUBJECTS = (2, 1, 1)
 

@@ -31,13 +31,13 @@ from oasis_helpers import (
     load_pretrained,
     load_slices,
     metrics,
-    realism,
+    set_metrics,
     recipes,
     sample_codes,
-    series,
+    pretrained,
     training,
 )
-from oasis_helpers.cohort import make_cohort
+from oasis_helpers.convert.synthetic import make_cohort
 from oasis_helpers.data import REPOSITORY
 from oasis_helpers.painter import CodePainter
 from oasis_helpers.pixelcnn import GatedPixelCNN
@@ -67,15 +67,15 @@ def write_weights(folder: Path) -> None:
     """Untrained weights of 4 x 4 codes out of 12, with what belongs beside them."""
     folder.mkdir(parents=True)
     vqvae = improved_vqvae(1.0, SIZE, patch=(2, 2), num_embeddings=K, widths=(4, 4), blocks=1)
-    series.save_for_use(vqvae, folder / "vqvae.keras")
+    pretrained.save_model(vqvae, folder / "vqvae.keras")
     prior = GatedPixelCNN(K, GRID, filters=4, blocks=1, heads=1)
-    series.save_for_use(prior, folder / "prior.keras")
+    pretrained.save_model(prior, folder / "prior.keras")
     recipe = {"data": "oasis1"}
     scores = {
         "data": "oasis1",
         "frame": {"size": SIZE, "crop": None},
         "recipe": recipe,
-        "weights": series.stages_digest(folder),
+        "weights": pretrained.stages_digest(folder),
         "test": {"bits_per_slice": round(vqvae.bits_per_slice, 1)},
         "test_fingerprint": "of other slices",
     }
@@ -98,10 +98,10 @@ def house(built, tmp_path, monkeypatch):
     shutil.copytree(built, folder)
     for name in ("tiny", "cohort"):
         shutil.copytree(folder / "weights" / "oasis1", folder / "weights" / name)
-    for module, name in ((series, "WORK"), (series, "FEATURES"), (ladders, "KEPT")):
+    for module, name in ((pretrained, "WORK"), (pretrained, "FEATURES"), (ladders, "KEPT")):
         monkeypatch.setattr(module, name, folder / name.lower())
-    monkeypatch.setattr(series, "WEIGHTS", folder / "weights")
-    monkeypatch.setattr(series, "COHORT", folder / "cohort")
+    monkeypatch.setattr(pretrained, "WEIGHTS", folder / "weights")
+    monkeypatch.setattr(pretrained, "COHORT", folder / "cohort")
     monkeypatch.setattr(commands, "BUILD", folder / "build")
     monkeypatch.setitem(recipes.RECIPES, "tiny", RECIPE)
     monkeypatch.setenv("OASIS_DATA_DIR", str(folder / "slices"))
@@ -314,20 +314,20 @@ def crop_beyond_the_frame(house):
 @broken('OASIS_PROFILE is \'quick\'; expected "tour" or "full"')
 def unknown_profile(house):
     house.setenv("OASIS_PROFILE", "quick")
-    return series.profile
+    return pretrained.profile
 
 
 @broken("OASIS_DATA_DIR is '/nowhere', but /nowhere is no folder; set it to", FileNotFoundError)
 def data_that_are_nowhere(house):
     house.setenv("OASIS_DATA_DIR", "/nowhere")
-    return series.data_root
+    return pretrained.data_root
 
 
 @broken("OASIS_DATA_DIR is | is no folder; set it to the folder that holds", FileNotFoundError)
 def data_in_a_circle(house):
     (house.folder / "around").symlink_to("around")
     house.setenv("OASIS_DATA_DIR", str(house.folder / "around"))
-    return series.data_root
+    return pretrained.data_root
 
 
 @broken(
@@ -425,14 +425,14 @@ def prior_in_place_of_the_vqvae(house):
 @broken("prior.keras draws maps of 9 codes on 4 x 4 cells, vqvae.keras decodes 12 codes on 4 x 4")
 def prior_of_another_codebook(house):
     prior = GatedPixelCNN(9, GRID, filters=4, blocks=1, heads=1)
-    series.save_for_use(prior, house.weights / "prior.keras")
+    pretrained.save_model(prior, house.weights / "prior.keras")
     return reading(house)
 
 
 @broken("prior.keras draws maps of 12 codes on 5 x 4 cells, vqvae.keras decodes 12 codes on 4 x 4")
 def prior_of_another_grid(house):
     prior = GatedPixelCNN(K, (5, 4), filters=4, blocks=1, heads=1)
-    series.save_for_use(prior, house.weights / "prior.keras")
+    pretrained.save_model(prior, house.weights / "prior.keras")
     return reading(house)
 
 
@@ -496,14 +496,14 @@ def history_of_no_text(house):
 
 @broken("oasis1.keras is missing; `python -m oasis_helpers features` makes it", FileNotFoundError)
 def no_feature_network(house):
-    return lambda: series.load_features("oasis1", load_slices(house.slices, "train", SIZE))
+    return lambda: pretrained.load_feature_networks("oasis1", load_slices(house.slices, "train", SIZE))
 
 
 @broken(f"oasis1.keras {UNUSABLE}")
 def damaged_feature_network(house):
     (house.folder / "features").mkdir()
     (house.folder / "features" / "oasis1.keras").write_bytes(b"PK")
-    return lambda: series.load_features("oasis1", load_slices(house.slices, "train", SIZE))
+    return lambda: pretrained.load_feature_networks("oasis1", load_slices(house.slices, "train", SIZE))
 
 
 # Trainings.
@@ -511,37 +511,37 @@ def damaged_feature_network(house):
 
 @broken("There is no recipe 'oasis9'; there are: cohort")
 def recipe_of_no_name(house):
-    return lambda: series.train_weights("oasis9")
+    return lambda: pretrained.train_weights("oasis9")
 
 
 @broken("need other data: set OASIS_DATA_DIR to the oasis1 slices")
 def recipe_without_its_data(house):
     house.delenv("OASIS_DATA_DIR")
-    return lambda: series.train_weights("tiny")
+    return lambda: pretrained.train_weights("tiny")
 
 
 @broken("need other data: unset OASIS_DATA_DIR for the cohort slices")
 def recipe_with_other_data(house):
-    return lambda: series.train_weights("cohort")
+    return lambda: pretrained.train_weights("cohort")
 
 
 @broken("tiny holds a training with another recipe or other slices; remove that folder")
 def checkpoints_of_another_training(house):
-    files.write_json(made(house.folder / "work" / "tiny") / "made_of.json", {"recipe": {}})
-    return lambda: series.train_weights("tiny")
+    files.write_json(made(house.folder / "work" / "tiny") / "run_signature.json", {"recipe": {}})
+    return lambda: pretrained.train_weights("tiny")
 
 
-@broken("made_of.json: can't be read | or remove it and make it anew")
+@broken("run_signature.json: can't be read | or remove it and make it anew")
 def damaged_note_of_a_training(house):
-    (made(house.folder / "work" / "tiny") / "made_of.json").write_text("{")
-    return lambda: series.train_weights("tiny")
+    (made(house.folder / "work" / "tiny") / "run_signature.json").write_text("{")
+    return lambda: pretrained.train_weights("tiny")
 
 
 @broken("latest.npz holds the state of another model; remove")
 def checkpoint_of_another_model(house):
     work = made(house.folder / "work" / "tiny")
     np.savez(work / "latest.npz", facts='{"epoch": 1}', **{"state 0": np.zeros(3)})
-    prior = series.load_network(house.weights / "prior.keras")
+    prior = pretrained.load_model(house.weights / "prior.keras")
     prior.compile("adam")
     return lambda: training.Checkpoint(work).restore(prior)
 
@@ -605,7 +605,7 @@ def score_damaged_weights(house):
 
 
 @broken(
-    "made_of.json: File too large; files are replaced whole | give the same command again", Ended
+    "run_signature.json: File too large; files are replaced whole | give the same command again", Ended
 )
 def train_on_a_full_disk(house):
     def train():
@@ -725,16 +725,16 @@ ARGUMENTS = {
         "shapes (2, 4, 4) and (2, 3, 4) don't compare; expected one grid",
     ),
     "a set's people": (
-        lambda m: realism.FeatureSet(np.ones((3, 2)), PEOPLE),
+        lambda m: set_metrics.FeatureSet(np.ones((3, 2)), PEOPLE),
         "3 slices of 2 people",
     ),
-    "a set's NaN": (lambda m: realism.FeatureSet(NAN[..., 0], PEOPLE), "and finite features"),
+    "a set's NaN": (lambda m: set_metrics.FeatureSet(NAN[..., 0], PEOPLE), "and finite features"),
     "pairwise": (
-        lambda m: realism.pairwise_ssim(IMAGES, PEOPLE, np.arange(3)),
+        lambda m: set_metrics.pairwise_ssim(IMAGES, PEOPLE, np.arange(3)),
         "2 pictures, 2 levels and 3 people don't belong together",
     ),
     "nearest codes": (
-        lambda m: realism.nearest_codes(CODES, CODES[:, 1:]),
+        lambda m: set_metrics.nearest_codes(CODES, CODES[:, 1:]),
         "expected one grid: encode both with the same weights",
     ),
     "painter's names": (lambda m: CodePainter(m.vqvae, IMAGES, ["one"]), "2 images and 1 names"),
@@ -745,7 +745,7 @@ ARGUMENTS = {
 @pytest.fixture(scope="module")
 def models(built):
     return types.SimpleNamespace(
-        **dict(zip(("vqvae", "prior"), series.load_stages(built / "weights" / "oasis1")))
+        **dict(zip(("vqvae", "prior"), pretrained.load_stages(built / "weights" / "oasis1")))
     )
 
 
@@ -818,8 +818,8 @@ def test_a_folder_that_may_not_be_read(nobody):
 
 
 def test_a_folder_that_may_not_be_written(house, nobody, monkeypatch):
-    monkeypatch.setattr(series, "WORK", nobody.folder)
-    monkeypatch.setattr(series, "_splits_for", lambda name: {})
+    monkeypatch.setattr(pretrained, "WORK", nobody.folder)
+    monkeypatch.setattr(pretrained, "_splits_for", lambda name: {})
     nobody.folder.chmod(0o555)
     with nobody.become(), pytest.raises(Ended) as caught:
         house.run("train", "tiny")
@@ -846,7 +846,7 @@ def test_an_interrupted_command_says_how_to_go_on(house, monkeypatch, capsys):
         raise KeyboardInterrupt(*sayings.pop(0))
 
     sayings = [(), ("It goes on.",)]
-    monkeypatch.setattr(series, "train_weights", interrupted)
+    monkeypatch.setattr(pretrained, "train_weights", interrupted)
     monkeypatch.setattr(sys, "argv", ["oasis_helpers", "train", "tiny"])
     for said in ("give the same command to start it again", "It goes on."):
         with pytest.raises(SystemExit) as ending:
@@ -855,6 +855,6 @@ def test_an_interrupted_command_says_how_to_go_on(house, monkeypatch, capsys):
 
 
 def test_a_bug_of_ours_keeps_its_traceback(house, monkeypatch):
-    monkeypatch.setattr(series, "train_weights", lambda name: np.zeros(3) @ np.zeros(4))
+    monkeypatch.setattr(pretrained, "train_weights", lambda name: np.zeros(3) @ np.zeros(4))
     with pytest.raises(ValueError, match="mismatch"):
         house.run("train", "tiny")

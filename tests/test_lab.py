@@ -201,11 +201,11 @@ def test_run_all_in_jupyterlab(lab, page, stem, work, progress):
 
 
 PAINTER = """
-from oasis_helpers import load_pretrained, series
+from oasis_helpers import load_pretrained, pretrained
 from oasis_helpers.painter import CodePainter
 
 models = load_pretrained("cohort")
-slices = models.load_slices(series.data_root(), "test")
+slices = models.load_slices(pretrained.data_root(), "test")
 painter = CodePainter(models.vqvae, slices.images[:32:8], ["0", "8", "16", "24"])
 painter.slice.value, painter.code.value = 2, int(models.vqvae.num_embeddings * 0.8)
 painter.widget

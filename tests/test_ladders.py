@@ -35,7 +35,7 @@ def test_ablation_resumes(few, cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(ladders, "ABLATION", [ladders.ABLATION[0], ladders.ABLATION[-1]])
     found = list(ladders.ablation(cohort_root, file, steps=2))
     assert [result["steps"] for result in found] == [2] * 2
-    assert found == list(json.loads(file.read_text())["rungs"].values())
+    assert found == list(json.loads(file.read_text())["variants"].values())
     assert found[0]["scores"]["slices"] == 64, "scored on other slices than the validation split"
     monkeypatch.setattr(ladders, "train_rung", None)  # nothing may be trained again
     assert list(ladders.ablation(cohort_root, file, steps=2)) == found
@@ -65,11 +65,11 @@ def test_rates_beside_codecs(few, cohort_root, tmp_path, monkeypatch):
 def test_race(few, cohort_root):
     found = ladders.race(cohort_root, epochs=1)
     assert len(found["reference"]) == 1 and len(found["ours"]) >= 1
-    assert found["times_faster"] is None or found["times_faster"] > 0
+    assert found["speed_up"] is None or found["speed_up"] > 0
 
 
 def test_decoders_are_trained_on_from_one_start(cohort_root, load_few, tmp_path, monkeypatch):
-    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    monkeypatch.setattr(ladders.pretrained, "load_slices", load_few)
     file = tmp_path / "kept.json"
     found = list(ladders.decoders(cohort_root, file, "cohort-faithful", steps=2))
     assert [result["name"] for result in found] == list(ladders.DECODERS)
@@ -80,20 +80,20 @@ def test_decoders_are_trained_on_from_one_start(cohort_root, load_few, tmp_path,
 
 
 def test_temperatures(cohort_root, load_few, monkeypatch):
-    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    monkeypatch.setattr(ladders.pretrained, "load_slices", load_few)
     monkeypatch.setattr(ladders, "TEMPERATURES", (0.3, 1.0))
     found = ladders.temperature(cohort_root, "cohort", people=6)
     cold, usual = found["temperatures"]["0.3"], found["temperatures"]["1.0"]
-    assert cold["slices"] == usual["slices"] == 192 and len(usual["fine_power"]) == 3
+    assert cold["slices"] == usual["slices"] == 192 and len(usual["high_frequency_power"]) == 3
     assert cold["pairwise_ssim"][0] > usual["pairwise_ssim"][0]
 
 
 def test_the_plain_prior_gets_the_same_codes(cohort_root, load_few, monkeypatch):
-    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    monkeypatch.setattr(ladders.pretrained, "load_slices", load_few)
     found = ladders.priors(cohort_root, "cohort", seconds=1)
     assert found["seconds"] == 1 and found["epochs"] == 1
     assert found["reference"]["baselines"] == found["ours"]["baselines"]
-    shipped = ladders.series.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
+    shipped = ladders.pretrained.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
     assert found["ours"]["bits_per_code"][0] == pytest.approx(shipped[0], abs=0.3)
     assert 0 < found["bits_saved"] < 1
 
@@ -102,7 +102,7 @@ def test_our_prior_gets_the_codes_of_other_tokenizers(
     few, cohort_root, load_few, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ladders, "TOKENIZERS", ladders.TOKENIZERS[:1])
-    monkeypatch.setattr(ladders.series, "load_slices", load_few)
+    monkeypatch.setattr(ladders.pretrained, "load_slices", load_few)
     taught, train_prior = [], ladders.training.train_prior
     monkeypatch.setattr(
         ladders.training,
@@ -114,8 +114,8 @@ def test_our_prior_gets_the_codes_of_other_tokenizers(
     quick = dataclasses.replace(
         ladders.recipes.RECIPES["oasis1-10x10"],
         prior={"filters": 8, "blocks": 1},
-        drawing=Schedule(2, 32, 1e-3),
-        variants=1,
+        prior_schedule=Schedule(2, 32, 1e-3),
+        views=1,
     )
     how = {"file": tmp_path / "kept.json", "name": "cohort", "slices": 256, "recipe": quick}
     found = list(ladders.tokenizers(cohort_root, **how))
@@ -123,29 +123,29 @@ def test_our_prior_gets_the_codes_of_other_tokenizers(
     (vqvae,) = taught
     rung, test = found[0], few["test"]
     assert rung["scores"] == ladders.metrics.reconstruction_table(vqvae, test)
-    assert rung["brain_cells"] < found[1]["brain_cells"]  # of a whole frame, and of a cropped one
-    shipped = ladders.series.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
+    assert rung["brain_positions"] < found[1]["brain_positions"]  # of a whole frame, and of a cropped one
+    shipped = ladders.pretrained.load_pretrained("cohort").scores["prior_test"]["bits_per_code"]
     assert found[1]["prior"]["bits_per_code"][0] == pytest.approx(shipped[0], abs=0.3)
     monkeypatch.setattr(ladders, "train_rung", None)  # nothing may be trained again
     assert list(ladders.tokenizers(cohort_root, **how)) == found
 
 
 def test_kept_tokenizers_draw_brains():
-    kept = json.loads((ladders.KEPT / "oasis1-tokenizers.json").read_text())["tokenizers"]
+    kept = pretrained.results("tokenizers")["tokenizers"]
     assert list(kept) == [*ladders.TOKENIZERS, "oasis1-10x10"]
     for found in kept.values():
         assert found["scores"]["brain_ssim"][0] > 0.5 and found["scores"]["bits_per_slice"] == 700
         assert found["prior"]["bits_per_code"][0] < min(found["prior"]["baselines"].values())
-    shares = [found["prior"]["share_of_per_position"] for found in kept.values()]
+    shares = [found["prior"]["ratio_to_per_position"] for found in kept.values()]
     assert max(shares[:2]) <= 0.72 and shares == sorted(shares)  # as notebook 05 says
 
 
 def test_the_samplers_take_turns():
     found = ladders.sampling(maps=3, sides=(3,))
     (grid,) = found["grids"]
-    assert found["maps"] == 3 and grid["cells"] == 9 and grid["compiling"] > 0
+    assert found["maps"] == 3 and grid["positions"] == 9 and grid["compiling"] > 0
     assert grid["cached"] > 0 and grid["compiled"] > 0 and grid["compiled_same_codes"] > 0.8
-    kept = json.loads((ladders.KEPT / "sampling.json").read_text())
+    kept = pretrained.results("sampling")
     assert {grid["side"] for grid in kept["grids"] if "loop" in grid} == {10, 20}
     for paces in (*kept["grids"], kept["compiled_batch_of_64"]):
         assert paces["compiled_same_codes"] > 0.99 and paces["compiled_times_faster"] > 1

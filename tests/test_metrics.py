@@ -89,7 +89,7 @@ def test_baselines_on_codes_that_position_and_slice_decide():
     assert bits["uniform"] == 3
     assert bits["uniform"] > bits["marginal"] > bits["per position"]
     assert bits["per position"] == pytest.approx(2 / 8, abs=0.02)  # 2 bits at one of 8 cells
-    assert bits["per slice and position"] == pytest.approx(0, abs=0.05)
+    assert bits["per slice index and position"] == pytest.approx(0, abs=0.05)
 
 
 def test_baselines_survive_codes_never_seen():
@@ -111,7 +111,7 @@ def test_power_lies_in_the_band_of_the_waves(frequency):
     power = metrics.band_power(waves(frequency))[0]
     band = np.searchsorted(metrics.BAND_EDGES, frequency) - 1
     assert power[band] > 0.9 * power.sum()
-    share = metrics.fine_power(power[None])[0] / power.sum()
+    share = metrics.high_frequency_power(power[None])[0] / power.sum()
     assert share > 0.9 if frequency > metrics.HALF_NYQUIST else share < 0.01
 
 
@@ -119,11 +119,11 @@ def test_sharpness_tells_lost_detail_and_detail_in_the_wrong_place():
     picture = np.clip(waves(0.1) + 0.3 * (waves(0.35) - 0.5), 0, 1)
     moved = np.clip(waves(0.1) + 0.3 * (waves(0.35)[:, :, ::-1] - 0.5), 0, 1)
     same = metrics.sharpness_table(picture, picture)
-    assert same["fine_power"] == 1 and same["fine_correlation"] == 1
+    assert same["high_frequency_power"] == 1 and same["high_frequency_correlation"] == 1
     assert set(same["bands"]) == {1.0}
-    assert metrics.sharpness_table(picture, waves(0.1))["fine_power"] < 0.1
+    assert metrics.sharpness_table(picture, waves(0.1))["high_frequency_power"] < 0.1
     wrong = metrics.sharpness_table(picture, moved)
-    assert wrong["fine_power"] == pytest.approx(1, abs=0.15) and wrong["fine_correlation"] < 0.9
+    assert wrong["high_frequency_power"] == pytest.approx(1, abs=0.15) and wrong["high_frequency_correlation"] < 0.9
 
 
 def test_inner_brain_leaves_the_rim_out():

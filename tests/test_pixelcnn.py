@@ -7,10 +7,10 @@ import tensorflow as tf
 from keras import ops
 
 from oasis_helpers import load_pretrained, sample_codes
-from oasis_helpers.compiled import CompiledSampler
+from experiments.compiled_sampler import CompiledSampler
 from oasis_helpers.layers import CausalConv2D, MaskedConv2D
-from oasis_helpers.pixelcnn import ANY_SLICE, GatedPixelCNN, MaskedPixelCNN
-from oasis_helpers.sampling import inverse_cdf, truncated
+from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
+from oasis_helpers.sampling import inverse_cdf, truncate_logits
 
 K = 12
 PRIORS = {
@@ -109,19 +109,19 @@ def test_training_and_saving(make_prior, tmp_path):
 def test_one_prior_with_and_without_an_index():
     """Where the index is withheld at times, the network learns what maps look like on average."""
     keras.utils.set_random_seed(0)
-    prior, grid = GatedPixelCNN(K, (4, 4), filters=16, blocks=2, heads=2, untold=0.3), (4, 4)
+    prior, grid = GatedPixelCNN(K, (4, 4), filters=16, blocks=2, heads=2, condition_dropout=0.3), (4, 4)
     codes = np.repeat(random_codes(4, grid), 16, axis=0)
     slices = np.repeat(np.arange(4), 16).astype("int32")
     prior.compile(
         keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     prior.fit((codes, slices), codes, epochs=25, verbose=0)
-    told, untold, wrong = (
-        prior.log_prob(codes, index).mean() for index in (slices, ANY_SLICE, (slices + 1) % 4)
+    told, condition_dropout, wrong = (
+        prior.log_prob(codes, index).mean() for index in (slices, NO_CONDITION, (slices + 1) % 4)
     )
-    assert told > untold > wrong
-    drawn = sample_codes(prior, 8, ANY_SLICE)
-    np.testing.assert_array_equal(drawn, sample_codes(prior, 8, ANY_SLICE, cached=False))
+    assert told > condition_dropout > wrong
+    drawn = sample_codes(prior, 8, NO_CONDITION)
+    np.testing.assert_array_equal(drawn, sample_codes(prior, 8, NO_CONDITION, cached=False))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_draws_follow_the_distribution():
     shares = np.bincount(inverse_cdf(logits, uniform), minlength=4) / len(uniform)
     np.testing.assert_allclose(shares, probabilities, atol=0.015)
     kept = [
-        np.isfinite(truncated(logits[:1].copy(), **cut)).sum()
+        np.isfinite(truncate_logits(logits[:1].copy(), **cut)).sum()
         for cut in (
             {"top_k": 2, "top_p": None},
             {"top_k": None, "top_p": 0.79},
@@ -227,13 +227,13 @@ def untrained_prior(grid, **options):
 
 def test_compiled_sampling_draws_what_the_cache_draws():
     """Seven maps: an odd number, so that two threads' shares are filled up."""
-    prior = untrained_prior((5, 7), untold=0.1)
+    prior = untrained_prior((5, 7), condition_dropout=0.1)
     known = random_codes(7, (5, 7))
     known[:, 2:], known[3], known[:, 4, 4] = -1, -1, 5
     sampler = CompiledSampler(prior, 7)
     for options in (
         {},
-        {"slice_index": [0, 31, 3, 9, ANY_SLICE, 16, 8], "temperature": 0.7, "seed": 4},
+        {"slice_index": [0, 31, 3, 9, NO_CONDITION, 16, 8], "temperature": 0.7, "seed": 4},
         {"slice_index": 5, "known": known, "seed": 2**40},
         {"slice_index": 5, "known": random_codes(7, (5, 7))},
     ):

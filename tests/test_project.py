@@ -85,7 +85,7 @@ def test_jupyter_listens_to_this_machine_only(page):
 
 
 def test_nothing_is_loaded_that_could_carry_code():
-    """Arrays without pickle; models through `series.load_network`, in Keras's safe mode, only."""
+    """Arrays without pickle; models through `pretrained.load_model`, in Keras's safe mode, only."""
     for path in (REPOSITORY / "oasis_helpers").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oasis_helpers import ladders, load_pretrained, load_slices, sample_codes, scaling
+from oasis_helpers import ladders, load_pretrained, load_slices, sample_codes, distributed
 from oasis_helpers.data import SliceDataError, stream_slices
 from oasis_helpers.recipes import Recipe, Schedule
 from oasis_helpers.training import Batches
@@ -133,7 +133,7 @@ def test_two_devices_of_one_machine_under_tensorflow_keep_one_codebook():
 
 def test_several_workers_need_jax():
     with pytest.raises(RuntimeError, match="Several workers need JAX, and this is tensorflow"):
-        scaling.join_workers()
+        distributed.join_workers()
 
 
 # -------------------------------------------------------------------------------------- batches
@@ -147,7 +147,7 @@ def test_workers_read_together_what_one_reads_alone():
             epochs.append([batches[number][0] for number in range(len(batches))])
         return np.array(epochs)
 
-    alone, parts = order(scaling.Worker()), [order(scaling.Worker(rank, 2)) for rank in (0, 1)]
+    alone, parts = order(distributed.Worker()), [order(distributed.Worker(rank, 2)) for rank in (0, 1)]
     assert alone.shape == (2, 5, 4) and (alone[0] != alone[1]).any()
     assert len(np.unique(alone[0])) == 20
     np.testing.assert_array_equal(np.concatenate(parts, axis=-1), alone)
@@ -195,30 +195,30 @@ def test_a_stream_tells_of_a_damaged_file_when_it_reads_it(tmp_path):
     [("80", 100, 700), ("128", 120, 840), ("256", 120, 840), ("256, fine", 480, 3360)],
 )
 def test_sizes_keep_to_their_rate(name, cells, bits):
-    recipe = scaling.SIZES[name]
+    recipe = distributed.SIZES[name]
     vqvae = improved_vqvae(1.0, recipe.size, **recipe.vqvae)
-    assert vqvae.bits_per_slice == bits and np.prod(vqvae.code_shapes[0]) == cells
-    pictures = vqvae.decode(np.zeros((1, *vqvae.code_shapes[0]), int))
+    assert vqvae.bits_per_slice == bits and np.prod(vqvae.code_shape) == cells
+    pictures = vqvae.decode(np.zeros((1, *vqvae.code_shape), int))
     assert pictures.shape == (1, recipe.size, recipe.size, 1)
 
 
 def test_the_part_that_is_coded_is_the_same_at_every_size():
-    parts = {tuple(np.array(r.vqvae["field"]) / r.size) for r in scaling.SIZES.values()}
+    parts = {tuple(np.array(r.vqvae["region"]) / r.size) for r in distributed.SIZES.values()}
     assert len(parts) == 1
 
 
 def test_both_stages_from_the_disk_to_a_drawing(cohort_root, monkeypatch):
-    small = scaling.SIZES["256"]
+    small = distributed.SIZES["256"]
     small = Recipe(
         "cohort",
         64,
-        vqvae={**small.vqvae, "field": (0, 0, 64, 64), "widths": (8, 8, 8), "blocks": 1},
+        vqvae={**small.vqvae, "region": (0, 0, 64, 64), "widths": (8, 8, 8), "blocks": 1},
         prior={"filters": 8, "blocks": 1, "heads": 2},
-        fitting=Schedule(2, 4, 1e-3),
-        drawing=Schedule(2, 4, 1e-3),
+        vqvae_schedule=Schedule(2, 4, 1e-3),
+        prior_schedule=Schedule(2, 4, 1e-3),
     )
-    monkeypatch.setattr(scaling, "SIZES", {"small": small})
-    few = scaling.stream_slices
+    monkeypatch.setattr(distributed, "SIZES", {"small": small})
+    few = distributed.stream_slices
 
     def some(*arguments):
         stream = few(*arguments)
@@ -226,8 +226,8 @@ def test_both_stages_from_the_disk_to_a_drawing(cohort_root, monkeypatch):
             stream.paths[:8], stream.subjects[:8], stream.slices[:8], stream.size, stream.crop
         )
 
-    monkeypatch.setattr(scaling, "stream_slices", some)
+    monkeypatch.setattr(distributed, "stream_slices", some)
     found = ladders.size_cost("small", cohort_root, steps=3)
-    assert (found["cells"], found["bits"]) == (16, 112)
-    assert min(found["fit_step"], found["prior_step"], found["draw"]) > 0
+    assert (found["positions"], found["bits"]) == (16, 112)
+    assert min(found["fit_step"], found["prior_step"], found["sample"]) > 0
     assert 0.1 < found["peak_gb"] < 16

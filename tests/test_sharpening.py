@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from oasis_helpers.sharpening import Sharpener, patch_critic
+from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.vqvae import improved_vqvae
 
 FIELD = (0, 4, 32, 24)
@@ -13,7 +13,7 @@ FIELD = (0, 4, 32, 24)
 @pytest.fixture
 def vqvae():
     keras.utils.set_random_seed(0)
-    return improved_vqvae(0.1, size=32, field=FIELD, num_embeddings=16, widths=(8, 8), blocks=1)
+    return improved_vqvae(0.1, size=32, region=FIELD, num_embeddings=16, widths=(8, 8), blocks=1)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def pictures():
 
 
 def fitted(vqvae, pictures, **weights):
-    model = Sharpener(vqvae, patch_critic(32, FIELD, filters=8), **weights)
+    model = AdversarialDecoder(vqvae, patch_discriminator(32, FIELD, filters=8), **weights)
     model.compile(keras.optimizers.Adam(1e-3))
     before = [value.copy() for value in model.decoder.get_weights()], model.critic.get_weights()
     history = model.fit(vqvae.encode(pictures), pictures, epochs=2, verbose=0).history
@@ -45,12 +45,12 @@ def test_codes_stay_and_the_decoder_learns(vqvae, pictures):
 
 
 def test_the_critics_loss_moves_the_critic_alone(vqvae, pictures):
-    off = {"faithful_weight": 0.0, "realism_weight": 0.0, "feature_weight": 0.0}
+    off = {"reconstruction_weight": 0.0, "adversarial_weight": 0.0, "feature_weight": 0.0}
     assert fitted(vqvae, pictures, **off)[0] == [False, True]
 
 
 def test_the_critic_looks_at_the_field_only(pictures):
-    critic, outside = patch_critic(32, FIELD, filters=8), pictures.copy()
+    critic, outside = patch_discriminator(32, FIELD, filters=8), pictures.copy()
     outside[:, :, :4] = 0.5
     for one, other in zip(critic(pictures), critic(outside)):
         np.testing.assert_array_equal(np.array(one), np.array(other))

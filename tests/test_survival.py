@@ -24,7 +24,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
-from oasis_helpers import files, load_pretrained, metrics, recipes, sample_codes, series, training
+from oasis_helpers import files, load_pretrained, metrics, recipes, sample_codes, pretrained, training
 from oasis_helpers.data import REPOSITORY, SliceSet, with_mirrored
 from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.vqvae import improved_vqvae
@@ -33,10 +33,10 @@ BATCH = 16
 RECIPE = recipes.Recipe(  # with everything random that the real ones have
     "cohort",
     vqvae={**recipes.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
-    fitting=recipes.Schedule(20, BATCH, 4e-3),
-    prior={"filters": 8, "blocks": 1, "heads": 1, "dropout": 0.2, "untold": 0.2},
-    drawing=recipes.Schedule(20, BATCH, 4e-3),
-    variants=3,
+    vqvae_schedule=recipes.Schedule(20, BATCH, 4e-3),
+    prior={"filters": 8, "blocks": 1, "heads": 1, "dropout": 0.2, "condition_dropout": 0.2},
+    prior_schedule=recipes.Schedule(20, BATCH, 4e-3),
+    views=3,
 )
 COUNTS = {"train": 2 * BATCH, "validate": BATCH, "test": BATCH}  # slices
 STEPS_PER_EPOCH = {"fitting": 4, "drawing": 6}  # slices are seen twice, or in three variants
@@ -74,10 +74,10 @@ def train_in(folder: Path, epochs: int, compiled: bool) -> None:
     if not compiled:
         keras.Model.compile = compile_plainly
     recipes.RECIPES["tiny"] = lasting(epochs)
-    series.WEIGHTS, series.WORK = folder / "weights", folder / "work"
-    series._splits_for = lambda name: {split: noisy_discs(split) for split in COUNTS}
-    series.score_weights = lambda name: {}
-    series.train_weights("tiny")
+    pretrained.WEIGHTS, pretrained.CHECKPOINTS = folder / "weights", folder / "work"
+    pretrained._splits_for = lambda name: {split: noisy_discs(split) for split in COUNTS}
+    pretrained.score_weights = lambda name: {}
+    pretrained.train_weights("tiny")
 
 
 # ------------------------------------------------------------------------------------- killed
@@ -105,7 +105,7 @@ def killed_after(process: subprocess.Popen, lines: int, seconds: float) -> bool:
 
 
 def weights_and_curves(folder: Path) -> tuple[list[np.ndarray], dict]:
-    vqvae, prior = series.load_stages(folder / "weights" / "tiny")
+    vqvae, prior = pretrained.load_stages(folder / "weights" / "tiny")
     history = files.read_json(folder / "weights" / "tiny" / "history.json")
     for stage in ("vqvae", "prior"):
         del history[stage]["seconds"]
@@ -286,13 +286,13 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ["OASIS_PROFILE"] = "full"
-series.WORK, TOUR, STEPS, TRAINING_SUBJECTS, VALIDATION_SUBJECTS = Path({work!r}), False, 12, 2, 1
+pretrained.CHECKPOINTS, TOUR, STEPS, TRAINING_SUBJECTS, VALIDATION_SUBJECTS = Path({work!r}), False, 12, 2, 1
 for name in ("cohort", "cohort-faithful"):
     RECIPES[name] = replace(
         RECIPES[name],
         prior={{"filters": 8, "blocks": 1, "heads": 1}},
-        drawing=replace(RECIPES["cohort"].drawing, steps=96),
-        variants=1,
+        prior_schedule=replace(RECIPES["cohort"].prior_schedule, steps=96),
+        views=1,
     )
 
 
@@ -348,7 +348,7 @@ def test_a_restarted_kernel_goes_on_with_the_training(tmp_path, name, until, kil
 
 def results_of(seed: int) -> tuple[dict, list[np.ndarray]]:
     """What the notebooks do, in little: the three trainings, drawing, scores."""
-    recipe = dataclasses.replace(lasting(2), seed=seed, sharpening=recipes.Schedule(4, BATCH, 1e-3))
+    recipe = dataclasses.replace(lasting(2), seed=seed, decoder_schedule=recipes.Schedule(4, BATCH, 1e-3))
     splits = {split: noisy_discs(split) for split in COUNTS}
     seen = splits["train"], splits["validate"]
     vqvae, _ = training.train_vqvae(recipe, *seen)
@@ -356,7 +356,7 @@ def results_of(seed: int) -> tuple[dict, list[np.ndarray]]:
     scores = metrics.prior_table(vqvae, prior, splits["train"], splits["test"])
     scores |= metrics.reconstruction_table(vqvae, splits["test"])
     codes = sample_codes(prior, 4, seed=seed)
-    training.sharpen(recipe, vqvae, *seen)
+    training.finetune_decoder(recipe, vqvae, *seen)
     return scores, [codes, vqvae.decode(codes)]
 
 
@@ -398,7 +398,7 @@ def test_the_order_of_batches_hangs_on_seed_and_epoch_alone():
 
 
 def test_the_last_epochs_may_be_of_the_first_things_only():
-    batches = training.Batches.of(np.arange(12), np.arange(12), 4, settling=(2, 6))
+    batches = training.Batches.of(np.arange(12), np.arange(12), 4, unaugmented=(2, 6))
     seen = []
     for epoch in range(4):
         batches.shuffle(epoch)
@@ -406,15 +406,15 @@ def test_the_last_epochs_may_be_of_the_first_things_only():
     assert sorted(seen[1]) == list(range(12))
     assert sorted(seen[2]) == sorted(seen[3]) == sorted([*range(6), *range(6)])
     assert (seen[2] != seen[3]).any()
-    with pytest.raises(ValueError, match="settling on the first 13: there are 12"):
-        training.Batches.of(np.arange(12), np.arange(12), 4, settling=(2, 13))
+    with pytest.raises(ValueError, match="unaugmented on the first 13: there are 12"):
+        training.Batches.of(np.arange(12), np.arange(12), 4, unaugmented=(2, 13))
 
 
 def test_a_prior_ends_with_slices_where_they_lie(monkeypatch):
     monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
     train, vqvae = noisy_discs("train"), improved_vqvae(1.0, **RECIPE.vqvae)
     _, batches = training.train_prior(lasting(6), vqvae, train, noisy_discs("validate"))
-    assert len(batches) == 6 and batches.settling == (4, 2 * len(train))
+    assert len(batches) == 6 and batches.unaugmented == (4, 2 * len(train))
     (codes, slices), _ = batches.read(np.arange(2 * len(train)))
     np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
     np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
@@ -435,11 +435,11 @@ def test_every_epoch_has_an_order_of_its_own(monkeypatch):
 
 
 def test_the_same_weights_are_trained_by_one_process_at_a_time(tmp_path):
-    with files.only_one(tmp_path, "at it"):
+    with files.file_lock(tmp_path, "at it"):
         with pytest.raises(BlockingIOError, match=r"Another process is at it in .*; wait until"):
-            with files.only_one(tmp_path, "at it"):
+            with files.file_lock(tmp_path, "at it"):
                 pass
-    with files.only_one(tmp_path, "at it"):
+    with files.file_lock(tmp_path, "at it"):
         pass
 
 
@@ -460,7 +460,7 @@ def test_two_trainings_of_the_same_weights_at_once(tmp_path):
 TWICE = """
 import hashlib, sys, time
 from oasis_helpers import load_slices
-from oasis_helpers.cohort import make_cohort
+from oasis_helpers.convert.synthetic import make_cohort
 root, subjects = sys.argv[1], int(sys.argv[2])
 make_cohort(root, (subjects, 1, 1))
 images = load_slices(root, "train", 32, "brain").images

@@ -21,10 +21,8 @@ MAPS = 64
 
 def digests(maps: np.ndarray) -> np.ndarray:
     """uint64 (N,): a hash of each map."""
-    return np.array(
-        [int.from_bytes(hashlib.sha256(np.int32(one).tobytes()).digest()[:8], "big") for one in maps],
-        dtype="uint64",
-    )
+    hashes = (hashlib.sha256(np.int32(one).tobytes()).digest() for one in maps)
+    return np.array([int.from_bytes(one[:8], "big") for one in hashes], dtype="uint64")
 
 
 def projected(pictures: np.ndarray) -> np.ndarray:

@@ -130,13 +130,13 @@ def test_contract_training_and_saving(make, blobs, tmp_path):
     model.compile(keras.optimizers.Adam(3e-3))
     history = model.fit(blobs, blobs, batch_size=16, epochs=12, verbose=0).history
     assert history["loss"][-1] < 0.8 * history["loss"][0]
-    codes, (height, width) = model.encode(blobs), model.code_shapes[0]
+    codes, (height, width) = model.encode(blobs), model.code_shape
     assert codes.shape == (64, height, width) and codes.dtype == np.int32
     pictures = model.decode(codes)
     assert pictures.shape == blobs.shape and pictures.dtype == np.float32
     assert 0 <= pictures.min() and pictures.max() <= 1
     assert model.bits_per_slice == height * width * 4
-    assert model.brain_cells(blobs).shape == codes.shape
+    assert model.brain_positions(blobs).shape == codes.shape
 
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
@@ -145,19 +145,19 @@ def test_contract_training_and_saving(make, blobs, tmp_path):
 
 
 def test_outside_the_field_all_is_black(blobs):
-    model = small_model(field=(4, 8, 24, 16))
+    model = small_model(region=(4, 8, 24, 16))
     pictures = model.decode(model.encode(blobs))
-    assert model.code_shapes == [(3, 2)]
+    assert model.code_shape == [(3, 2)]
     outside = np.ones((32, 32), bool)
     outside[4:28, 8:24] = False
     assert not pictures[:, outside].any() and pictures[:, ~outside].all()
 
 
 def test_brain_cells_are_those_with_brain():
-    model = small_model(field=(4, 8, 24, 16))
+    model = small_model(region=(4, 8, 24, 16))
     image = np.zeros((1, 32, 32, 1), "float32")
     image[0, 4 + 8, 8 + 7] = 1  # second row of cells, first column
-    np.testing.assert_array_equal(model.brain_cells(image)[0], [[0, 0], [1, 0], [0, 0]])
+    np.testing.assert_array_equal(model.brain_positions(image)[0], [[0, 0], [1, 0], [0, 0]])
 
 
 @pytest.mark.parametrize(

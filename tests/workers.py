@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from oasis_helpers import sample_codes, scaling
+from oasis_helpers import sample_codes, distributed
 from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.training import Batches
 from oasis_helpers.vqvae import improved_vqvae
@@ -62,7 +62,7 @@ def main() -> None:
     chosen = parser.parse_args()
     several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
     devices = len(keras.distribution.list_devices()) if not several else 1
-    worker = scaling.join_workers() if several else scaling.Worker()
+    worker = distributed.join_workers() if several else distributed.Worker()
     if devices > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel())
     images, seen = rings(), {}
@@ -74,10 +74,10 @@ def main() -> None:
     losses = Losses(chosen.die_after if last else 0)
     batches = Batches(lambda n: (images[n], images[n]), COUNT, BATCH, 0, worker)
     try:
-        scaling.fit_together(
+        distributed.fit_together(
             vqvae, batches, chosen.steps, chosen.folder / "vqvae", worker, [losses]
         )
-    except scaling.WorkerLostError as error:
+    except distributed.WorkerLostError as error:
         print(error, flush=True)
         os._exit(3)  # what JAX does on the way out would wait for the worker that is gone
     seen["vqvae losses"] = losses.losses
@@ -85,25 +85,25 @@ def main() -> None:
     for variable in vqvae.quantizer.weights:
         seen[variable.name] = keras.ops.convert_to_numpy(variable)
 
-    with scaling.apart():
-        own = scaling.own_copy(vqvae)
+    with distributed.local_scope():
+        own = distributed.to_local(vqvae)
         mine = own.encode(np.array_split(images, worker.count)[worker.rank])
-    codes = scaling.gathered(mine, chosen.folder / "codes", worker)
+    codes = distributed.gathered(mine, chosen.folder / "codes", worker)
     seen["codes"], indices = codes, np.arange(COUNT) % 32
 
     keras.utils.set_random_seed(0)
-    prior = GatedPixelCNN(16, (2, 2), filters=8, blocks=1, heads=2, dropout=0.1, untold=0.1)
+    prior = GatedPixelCNN(16, (2, 2), filters=8, blocks=1, heads=2, dropout=0.1, condition_dropout=0.1)
     prior.compile(
         keras.optimizers.AdamW(1e-3, clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     losses = Losses(0)
     batches = Batches(lambda n: ((codes[n], indices[n]), codes[n]), COUNT, BATCH, 0, worker)
-    scaling.fit_together(prior, batches, chosen.steps, chosen.folder / "prior", worker, [losses])
+    distributed.fit_together(prior, batches, chosen.steps, chosen.folder / "prior", worker, [losses])
     seen["prior losses"] = losses.losses
-    with scaling.apart():
-        drawn = sample_codes(scaling.own_copy(prior), 10, part=worker)
-    seen["drawn"] = scaling.gathered(drawn, chosen.folder / "drawn", worker)
+    with distributed.local_scope():
+        drawn = sample_codes(distributed.to_local(prior), 10, part=worker)
+    seen["samples"] = distributed.gathered(drawn, chosen.folder / "drawn", worker)
     np.savez(chosen.folder / f"{worker.rank}.npz", **seen)
 
 

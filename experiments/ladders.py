@@ -30,8 +30,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from oasis_helpers import files, metrics, realism, recipes, scaling, series, training
-from oasis_helpers.compiled import CompiledSampler
+from oasis_helpers import files, metrics, set_metrics, recipes, distributed, pretrained, training
+from experiments.compiled_sampler import CompiledSampler
 from oasis_helpers.data import (
     REPOSITORY,
     SLICES_PER_SUBJECT,
@@ -47,7 +47,7 @@ from oasis_helpers.layers import (
 )
 from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.sampling import inverse_cdf, sample_codes
-from oasis_helpers.sharpening import Sharpener, patch_critic
+from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.vqvae import (
     VQVAE,
     improved_vqvae,
@@ -436,8 +436,8 @@ def race(root: str | Path, epochs: int = 20) -> dict:
 # ----------------------------------------------------------------------------------- decoders
 
 DECODERS = {
-    "faithful loss": {"realism_weight": 0.0, "feature_weight": 0.0},
-    "fixed features": {"realism_weight": 0.0, "feature_weight": 1.0},
+    "faithful loss": {"adversarial_weight": 0.0, "feature_weight": 0.0},
+    "fixed features": {"adversarial_weight": 0.0, "feature_weight": 1.0},
     "critic": {},
 }
 DECODER_STEPS = 400
@@ -449,7 +449,7 @@ def decoders(root: str | Path, file: Path, name: str, steps: int = DECODER_STEPS
     "faithful loss" goes on as before; "fixed features" adds the distance between the features of
     original and decoded in a network that is not trained along, the one that judges levels and
     people (a perceptual loss, Johnson et al. 2016, arXiv 1603.08155); "critic" is
-    `Sharpener` as it is. Codes are the same for all, and so is the number of steps.
+    `AdversarialDecoder` as it is. Codes are the same for all, and so is the number of steps.
 
     Args:
         root: of the slices that the weights belong to.
@@ -461,18 +461,18 @@ def decoders(root: str | Path, file: Path, name: str, steps: int = DECODER_STEPS
         {"name", "steps", "seconds", "scores": as `metrics.reconstruction_table`} on validation
         subjects.
     """
-    models = series.load_pretrained(name)
+    models = pretrained.load_pretrained(name)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
     images, ledger = with_mirrored(train.images), Ledger(file)
     codes = models.vqvae.encode(images)
-    judge = series.load_features(models.scores["data"], train)["learnt"]
+    judge = pretrained.load_feature_networks(models.scores["data"], train)["trained"]
 
     def scored(kind: str) -> dict:
         keras.utils.set_random_seed(0)
-        vqvae = series.load_pretrained(name).vqvae
-        size, field = images.shape[1], vqvae.field
-        critic = fixed_critic(judge) if kind == "fixed features" else patch_critic(size, field)
-        model, stop = Sharpener(vqvae, critic, **DECODERS[kind]), StopAfter(steps)
+        vqvae = pretrained.load_pretrained(name).vqvae
+        size, field = images.shape[1], vqvae.region
+        critic = fixed_critic(judge) if kind == "fixed features" else patch_discriminator(size, field)
+        model, stop = AdversarialDecoder(vqvae, critic, **DECODERS[kind]), StopAfter(steps)
         model.compile(keras.optimizers.Adam(training.learning_rate(1e-3, steps), beta_1=0.5))
         epochs = -(-steps * 32 // len(images))
         model.fit(codes, images, 32, epochs, verbose=0, callbacks=[stop])
@@ -518,14 +518,14 @@ def priors(root: str | Path, name: str, seconds: float | None = None) -> dict:
         "reference", "ours"}, the last two as `metrics.prior_table` on test subjects, and
         "bits_saved", the share by which ours needs fewer bits per code.
     """
-    models = series.load_pretrained(name)
+    models = pretrained.load_pretrained(name)
     splits = {split: models.load_slices(root, split) for split in ("train", "validate", "test")}
     codes = {split: models.vqvae.encode(part.images) for split, part in splits.items()}
     seconds = seconds or sum(models.history["prior"]["seconds"])
     keras.utils.set_random_seed(0)
     plain = MaskedPixelCNN(models.vqvae.num_embeddings, models.prior.grid)
     plain.compile(
-        keras.optimizers.Adam(recipes.RECIPES["oasis1-reference"].drawing.rate),
+        keras.optimizers.Adam(recipes.RECIPES["oasis1-reference"].prior_schedule.learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     best = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
@@ -599,7 +599,7 @@ def tokenizers(
         return _stages_table(rung.name, vqvae, prior, train, splits["test"])
 
     def shipped() -> dict:
-        models = series.load_pretrained(name)
+        models = pretrained.load_pretrained(name)
         train, test = (models.load_slices(root, split) for split in ("train", "test"))
         return _stages_table(name, models.vqvae, models.prior, train, test)
 
@@ -611,7 +611,7 @@ def tokenizers(
 def _stages_table(name: str, vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
     return {
         "name": name,
-        "brain_cells": round(float(vqvae.brain_cells(slices.images).mean()), 4),
+        "brain_cells": round(float(vqvae.brain_positions(slices.images).mean()), 4),
         "scores": metrics.reconstruction_table(vqvae, slices),
         "prior": metrics.prior_table(vqvae, prior, train, slices),
     }
@@ -632,23 +632,23 @@ def temperature(root: str | Path, name: str, people: int | None = None) -> dict:
 
     Returns:
         {"weights", "real": {"pairwise_ssim": [mean, low, high]} of the validation slices,
-        "temperatures": {"0.7": `realism.set_table` and "fine_power", ...}}.
+        "temperatures": {"0.7": `set_metrics.set_table` and "high_frequency_power", ...}}.
     """
-    models = series.load_pretrained(name)
+    models = pretrained.load_pretrained(name)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
-    networks = series.load_features(models.scores["data"], train)
+    networks = pretrained.load_feature_networks(models.scores["data"], train)
     people = people or len(np.unique(validate.subjects))
     levels = np.repeat(np.arange(SLICES_PER_SUBJECT), people)
     drawing = np.tile(np.arange(people), SLICES_PER_SUBJECT)
-    real = realism.pairwise_ssim(validate.images, validate.slices, validate.subjects)
+    real = set_metrics.pairwise_ssim(validate.images, validate.slices, validate.subjects)
     interval = [round(value, 4) for value in (real.mean, real.low, real.high)]
     found = {"weights": name, "real": {"pairwise_ssim": interval}, "temperatures": {}}
     for value in TEMPERATURES:
         codes = sample_codes(models.prior, len(levels), levels, temperature=value, seed=1)
         pictures = models.vqvae.decode(codes)
-        judged = realism.set_table(networks, validate, pictures, levels, drawing)
-        power = realism.fine_power_by_third(pictures, levels, validate)
-        found["temperatures"][str(value)] = judged | {"fine_power": power}
+        judged = set_metrics.set_table(networks, validate, pictures, levels, drawing)
+        power = set_metrics.high_frequency_power_by_third(pictures, levels, validate)
+        found["temperatures"][str(value)] = judged | {"high_frequency_power": power}
     return found
 
 
@@ -704,7 +704,7 @@ def sampling(maps: int = 10, sides: tuple[int, ...] = SIDES) -> dict:
             started = time.perf_counter()
             looped = predict_loop(prior, indices, uniform)
             grid["loop"] = time.perf_counter() - started
-            grid["times_faster"] = round(grid["loop"] / grid["cached"])
+            grid["speed_up"] = round(grid["loop"] / grid["cached"])
             grid["same_codes"] = float(np.mean(looped == cached))
         found["grids"].append({key: round(value, 4) for key, value in grid.items()})
         if side == 20:
@@ -740,15 +740,15 @@ def _sampler_paces(prior: Prior, indices: np.ndarray, times: int = 5) -> tuple[n
 # -------------------------------------------------------------------------------------- sizes
 
 
-def sizes(root: str | Path, names: tuple[str, ...] = tuple(scaling.SIZES), steps: int = 5):
-    """What both stages cost at every size of `scaling.SIZES`; yields each result.
+def sizes(root: str | Path, names: tuple[str, ...] = tuple(distributed.SIZES), steps: int = 5):
+    """What both stages cost at every size of `distributed.SIZES`; yields each result.
 
     Every size is trained for a few steps in a process of its own, so that its memory can be told
     from the others'.
 
     Args:
         root: of the slices.
-        names: in `scaling.SIZES`.
+        names: in `distributed.SIZES`.
         steps: of each stage.
 
     Yields:
@@ -772,9 +772,9 @@ def size_cost(name: str, root: Path, steps: int, drawn: int = 4) -> dict:
         {"name", "size", "cells", "bits" a slice, "weights" and "batch" of both stages, "steps",
         "fit_step" and "prior_step" in seconds, "draw" in seconds a slice, "peak_gb" of memory}.
     """
-    recipe, stops = scaling.SIZES[name], (StopAfter(steps), StopAfter(steps))
+    recipe, stops = distributed.SIZES[name], (StopAfter(steps), StopAfter(steps))
     with tempfile.TemporaryDirectory() as folder:
-        vqvae, prior = scaling.train_together(
+        vqvae, prior = distributed.train_together(
             recipe, root, Path(folder), callbacks=tuple([stop] for stop in stops)
         )
     vqvae.decode(sample_codes(prior, drawn, seed=0))  # whatever is done once, isn't timed
@@ -785,10 +785,10 @@ def size_cost(name: str, root: Path, steps: int, drawn: int = 4) -> dict:
     return {
         "name": name,
         "size": recipe.size,
-        "cells": int(np.prod(vqvae.code_shapes[0])),
+        "cells": int(np.prod(vqvae.code_shape)),
         "bits": round(vqvae.bits_per_slice),
         "weights": [vqvae.count_params(), prior.count_params()],
-        "batch": [recipe.fitting.batch, recipe.drawing.batch],
+        "batch": [recipe.vqvae_schedule.batch_size, recipe.prior_schedule.batch_size],
         "steps": steps,
         "fit_step": round(paces[0], 4),
         "prior_step": round(paces[1], 4),
@@ -850,7 +850,7 @@ def bench(steps: int = 8, maps: int = 8) -> dict:
             32,
             GatedPixelCNN,
             recipe.prior,
-            recipe.drawing.batch,
+            recipe.prior_schedule.batch_size,
         ),
     }
     found = {}
@@ -858,7 +858,7 @@ def bench(steps: int = 8, maps: int = 8) -> dict:
         images = np.zeros((batch, 80, 80, 1), "float32")
         vqvae.compile(keras.optimizers.Adam())
         fit_step = _pace(vqvae, images, images, batch, steps)
-        prior = kind(vqvae.num_embeddings, vqvae.code_shapes[0], **options)
+        prior = kind(vqvae.num_embeddings, vqvae.code_shape, **options)
         codes = np.zeros((prior_batch, *prior.grid), "int32")
         prior.compile(
             keras.optimizers.Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -879,7 +879,7 @@ def bench(steps: int = 8, maps: int = 8) -> dict:
         name: {
             "images": ours["images_a_second"] / row["images_a_second"],
             "maps": ours["maps_a_second"] / row["maps_a_second"],
-            "draws": row["draw"] / ours["draw"],
+            "draws": row["sample"] / ours["sample"],
         }
         for name, row in found.items()
         if name != "ours"

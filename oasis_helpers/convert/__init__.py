@@ -36,16 +36,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from oasis_helpers import slab
+from oasis_helpers.convert import slab
 from oasis_helpers.data import (
     LAYOUT_FOLDER,
     SLICES_PER_SUBJECT,
     SPLITS,
     UNREADABLE,
     SliceDataError,
+    atomic_write,
     check_layout,
 )
-from oasis_helpers.files import written_beside
 
 PLAN, MANIFEST, MONTAGE = "conversion.json", "manifest.csv", "montage.png"
 MADE_BY = "oasis_helpers.convert"
@@ -772,5 +772,5 @@ def _digest(content: bytes) -> str:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    with written_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")

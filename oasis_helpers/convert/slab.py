@@ -43,7 +43,7 @@ from scipy import fft, ndimage
 from skimage.registration import phase_cross_correlation
 from skimage.transform import downscale_local_mean, resize
 
-from oasis_helpers.cohort import FRAME, SLAB_CENTRE, SLAB_PITCH, SLAB_SPACING
+from oasis_helpers.convert.synthetic import FRAME, STACK_CENTRE, STACK_PITCH, STACK_SPACING
 from oasis_helpers.data import SLICES_PER_SUBJECT
 
 SHAPE = (176, 208, 176)  # voxels of T88_111: to the left, to the front, up; 1 mm each
@@ -318,8 +318,8 @@ def _t88_to_mni() -> np.ndarray:
 
     It is that of the cohort's slab, which was fitted to real slices.
     """
-    cos, sin = np.cos(SLAB_PITCH), np.sin(SLAB_PITCH)
+    cos, sin = np.cos(STACK_PITCH), np.sin(STACK_PITCH)
     affine = np.eye(4)
-    affine[:3, :3] = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) * SLAB_SPACING
-    affine[:3, 3] = MNI_ORIGIN + SLAB_CENTRE - affine[:3, :3] @ (ORIGIN + MIDDLE)
+    affine[:3, :3] = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) * STACK_SPACING
+    affine[:3, 3] = MNI_ORIGIN + STACK_CENTRE - affine[:3, :3] @ (ORIGIN + MIDDLE)
     return affine

@@ -1,0 +1,132 @@
+"""Adversarial fine-tuning: a decoder that adds the high-frequency detail that codes leave open.
+
+A decoder trained on squared error and SSIM returns the *mean* of all slices that share a code map,
+and the mean of many folds is blurred. Here encoder and codebook stay frozen, so code maps and any
+prior over them stay valid, and the decoder learns to satisfy a small network that separates real
+patches from generated ones. The detail that it adds is plausible, not the patient's own: such
+images are not for diagnosis.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from oasis_helpers.vqvae import VQVAE, Region, reconstruction_loss
+
+
+class AdversarialDecoder(keras.Model):
+    """Fine-tunes a VQ-VAE's decoder against a discriminator: `compile` and `fit(codes, images)`.
+
+    One step has two losses. The discriminator's is the hinge loss (Lim and Ye 2017, arXiv
+    1705.02894); generated images reach it without a gradient, so it moves the discriminator only.
+    The decoder's is a weighted sum of its reconstruction loss, the discriminator's score, and the
+    distance between the discriminator's features of original and decoded (feature matching,
+    Salimans et al. 2016, arXiv 1606.03498); here the discriminator's weights are held fixed.
+    Patch discriminators come from Isola et al. 2017 (arXiv 1611.07004), their use on a VQ-VAE from
+    Esser et al. 2021 (VQGAN, arXiv 2012.09841).
+
+    Args:
+        vqvae: whose decoder is trained; encoder and quantiser do not change.
+        discriminator: from `patch_discriminator`.
+        reconstruction_weight, adversarial_weight, feature_weight: of the decoder's three terms.
+    """
+
+    def __init__(
+        self,
+        vqvae: VQVAE,
+        discriminator: keras.Model,
+        reconstruction_weight: float = 1.0,
+        adversarial_weight: float = 0.1,
+        feature_weight: float = 1.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.decoder, self.discriminator = vqvae.decoder, discriminator
+        self.lookup, self.blur = vqvae.quantizer.lookup, vqvae.blur
+        self.variance, self.ssim_weight = vqvae.variance, vqvae.ssim_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.adversarial_weight, self.feature_weight = adversarial_weight, feature_weight
+        names = ("reconstruction_loss", "adversarial_loss", "feature_loss")
+        names += ("discriminator_loss", "discriminator_accuracy")
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.built = True
+
+    @property
+    def metrics(self):
+        return [*super().metrics, *self.trackers.values()]
+
+    def build(self, input_shape):
+        """Does nothing: decoder and discriminator are built from the start."""
+
+    def call(self, codes, training=False):
+        return self.decoder(self.lookup(codes), training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        *real_features, real_score = self.discriminator(y)
+        *_, fake_score = self.discriminator(ops.stop_gradient(y_pred))
+        discriminator_loss = ops.mean(ops.relu(1 - real_score)) + ops.mean(ops.relu(1 + fake_score))
+
+        *fake_features, score = self._fixed_discriminator(y_pred)
+        feature_loss = sum(
+            ops.mean(ops.abs(ops.stop_gradient(real) - fake))
+            for real, fake in zip(real_features, fake_features)
+        )
+        losses = {
+            "reconstruction_loss": reconstruction_loss(
+                y, y_pred, self.variance, self.ssim_weight, self.blur
+            ),
+            "adversarial_loss": -ops.mean(score),
+            "feature_loss": feature_loss,
+            "discriminator_loss": discriminator_loss,
+        }
+        correct = ops.concatenate([real_score > 0, fake_score <= 0])
+        accuracy = {"discriminator_accuracy": ops.mean(ops.cast(correct, "float32"))}
+        for name, value in (losses | accuracy).items():
+            self.trackers[name].update_state(value)
+        return (
+            losses["discriminator_loss"]
+            + self.reconstruction_weight * losses["reconstruction_loss"]
+            + self.adversarial_weight * losses["adversarial_loss"]
+            + self.feature_weight * losses["feature_loss"]
+        )
+
+    def _fixed_discriminator(self, images):
+        """The discriminator's outputs, with a gradient to the images but not to its weights."""
+        weights = (
+            [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in group]
+            for group in (
+                self.discriminator.trainable_variables,
+                self.discriminator.non_trainable_variables,
+            )
+        )
+        return self.discriminator.stateless_call(*weights, images)[0]
+
+
+def patch_discriminator(size: int, region: Region, filters: int = 64) -> keras.Model:
+    """A network that scores patches of an image: above 0 for real, below for generated.
+
+    Its first layer has a stride of 4 pixels (space to depth), which is fast on a processor. A
+    score sees 24 pixels.
+
+    Args:
+        size: side of the images.
+        region: (top, left, height, width) of the part that it sees.
+        filters: channels.
+
+    Returns:
+        A model from images (N, size, size, 1) in [0, 1] to a list: the features of two layers,
+        float (N, height / 4, width / 4, filters), and the scores, (N, height / 4, width / 4, 1).
+    """
+    top, left, height, width = region
+    border = ((top, size - top - height), (left, size - left - width))
+    image = keras.Input((size, size, 1))
+    x = layers.Rescaling(2.0, offset=-1.0)(layers.Cropping2D(border)(image))
+    outputs = []
+    for kernel, stride in ((8, 4), (3, 1)):
+        x = layers.Conv2D(filters, kernel, strides=stride, padding="same")(x)
+        x = layers.LeakyReLU(0.2)(x)
+        outputs.append(x)
+    x = layers.Conv2D(filters, 3, padding="same")(x)
+    outputs.append(layers.Conv2D(1, 1)(layers.LeakyReLU(0.2)(x)))
+    return keras.Model(image, outputs, name="discriminator")

@@ -1,0 +1,304 @@
+"""Training beyond one laptop: slices streamed from the disk, several workers, several devices.
+
+Nothing here trains by itself. Keras's `fit` does, under `keras.distribution.DataParallel` on the
+JAX backend: every worker holds the whole model and a part of each batch, and what is computed over
+a batch (losses, gradients, the codebook's statistics) is computed over all parts. What remains is
+to give every worker its part, to let one of them write the checkpoint, and to say clearly that a
+worker was lost. For several devices of one machine under `tf.distribute`, `mirrored` adds the sums
+over devices that a layer cannot get from Keras there. `tools.train_together` uses all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from oasis_helpers import data, sampling
+from oasis_helpers.layers import EMAVectorQuantizer
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.recipes import WHOLE_FRAME, Recipe, Schedule
+from oasis_helpers.training import Batches, Checkpoint, fit
+from oasis_helpers.vqvae import VQVAE
+
+# The names in JAX's errors when another worker is lost.
+TRANSPORTS = ("Gloo", "NCCL", "coordination service", "distributed service")
+
+_register = keras.saving.register_keras_serializable("oasis_helpers")
+
+
+class Worker(NamedTuple):
+    """One of `count` processes that train one model together; the first has rank 0."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        """For messages: "worker 1 of 2"."""
+        return f"worker {self.rank + 1} of {self.count}"
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker was lost; the message says where training resumes."""
+
+
+# ------------------------------------------------------------------------------------ workers
+
+
+def join_workers() -> Worker:
+    """Joins the processes that were started together; call it before anything is computed.
+
+    Keras reads their number, this one's rank and the first one's address from
+    `KERAS_DISTRIBUTION_NUM_PROCESSES`, `KERAS_DISTRIBUTION_PROCESS_ID` and
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES`; where these are unset, JAX asks Slurm or Open MPI. Every
+    model made afterwards lives on all workers' devices.
+
+    Raises:
+        RuntimeError: on another backend than JAX, where Keras's `fit` supports one process only.
+    """
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            f"Several workers need JAX, and this is {keras.backend.backend()}: set "
+            "KERAS_BACKEND=jax. (Keras 3's fit does not run under TensorFlow's "
+            "MultiWorkerMirroredStrategy.)"
+        )
+    import jax
+
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    return Worker(jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def local_scope():
+    """Models made in here live on this worker's own device, to encode or sample its part."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def to_local(model: keras.Model) -> keras.Model:
+    """A copy of the model on this worker's own device; use it inside `local_scope`."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def gather(part: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
+    """All workers' arrays, concatenated, exchanged as files in a folder that all workers share."""
+    if worker.count == 1:
+        return part
+    files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
+    np.save(files[worker.rank], part)
+    barrier(worker, f"written {file.stem}")
+    whole = np.concatenate([np.load(one, allow_pickle=False) for one in files])
+    barrier(worker, f"read {file.stem}")
+    return whole
+
+
+def barrier(worker: Worker, name: str) -> None:
+    """Returns when all workers have reached the barrier of this name."""
+    if worker.count > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+class SharedCheckpoint(Checkpoint):
+    """A checkpoint that the first worker writes and all workers resume from."""
+
+    def __init__(self, folder: Path, worker: Worker, monitor: str | None = None):
+        super().__init__(folder, monitor)
+        self.worker = worker
+
+    def restore(self, model: keras.Model) -> int:
+        epoch = super().restore(model)
+        barrier(self.worker, "restored")  # before the first worker writes again
+        return epoch
+
+    def save(self, parts: dict[str, np.ndarray]) -> None:
+        if self.worker.rank == 0:
+            super().save(parts)
+
+
+def fit_together(
+    model: keras.Model,
+    batches: Batches,
+    steps: int,
+    folder: Path,
+    worker: Worker = Worker(),  # noqa: B008, a tuple
+    callbacks=(),
+    verbose=0,
+) -> dict[str, list[float]]:
+    """`training.fit` on this worker's part of the batches, with a checkpoint that all can see.
+
+    Args:
+        model: compiled, and made after `join_workers`.
+        batches: this worker's.
+        steps: rounded to whole epochs.
+        folder: of the checkpoint; training resumes from what it holds.
+        worker: this one.
+        callbacks, verbose: as for `fit`.
+
+    Returns:
+        The curves, {name: [one value an epoch]}.
+
+    Raises:
+        WorkerLostError: when another worker was lost.
+    """
+    with naming_lost_workers(folder, worker):
+        checkpoint = SharedCheckpoint(folder, worker)
+        return fit(model, batches, steps, None, callbacks, checkpoint, verbose)
+
+
+@contextlib.contextmanager
+def naming_lost_workers(folder: Path, worker: Worker):
+    """Turns JAX's errors about another worker into a `WorkerLostError` that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if worker.count == 1 or not any(name in str(error) for name in TRANSPORTS):
+            raise
+        raise WorkerLostError(
+            f"{worker.name.capitalize()} lost the others: one was stopped, or the network failed. "
+            f"{folder} holds the training as it was before the unfinished epoch; start all workers "
+            "again with the same command to resume from there."
+        ) from error
+
+
+def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: int = 0):
+    """This worker's part of the maps that `sample_codes(prior, n, slice_index, seed=seed)` returns.
+
+    Returns:
+        int32 (about n / workers, h, w); all parts, concatenated, are the whole.
+    """
+    state = sampling.initial_state(prior, n, slice_index, None, seed)
+    indices, uniform, codes = (np.array_split(part, worker.count)[worker.rank] for part in state)
+    sampling.fill(codes, uniform, sampling.start(prior, indices))
+    return codes.reshape(-1, *prior.grid)
+
+
+# ------------------------------------------------------------------------------- streamed slices
+
+
+@dataclass(frozen=True)
+class SliceStream:
+    """The slices of one split, left on the disk and read a batch at a time.
+
+    For frames and splits that memory cannot hold at once: 11,328 slices of 256 x 256 pixels are
+    3 GB as float32, and training copies them.
+
+    Attributes:
+        paths: the files, sorted by subject and slice index.
+        subjects, slices: int32 (N,), as in `SliceSet`.
+        size, crop: the frame that `read` returns.
+    """
+
+    paths: tuple[Path, ...]
+    subjects: np.ndarray
+    slices: np.ndarray
+    size: int
+    crop: data.Box | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, indices) -> np.ndarray:
+        """The slices of these indices (0 ... N-1), float32 (n, size, size, 1) in [0, 1].
+
+        Raises:
+            SliceDataError: with a sentence for every one of them that cannot be used.
+        """
+        paths = [self.paths[index] for index in indices]
+        return data.read_images(paths, self.size, self.crop).astype("float32")[..., None] / 255
+
+
+def stream_slices(
+    root: str | Path, split: str, size: int = 80, crop: str | data.Box | None = None
+) -> SliceStream:
+    """Finds the slices of one split without reading them; arguments as for `load_slices`.
+
+    Raises:
+        SliceDataError: for a missing or empty folder, and for names that are not valid.
+    """
+    files = data.checked_files(root, split)
+    keys = np.array(list(files), dtype="int32")
+    box = data.brain_box(root) if crop == "brain" else crop
+    return SliceStream(tuple(files.values()), keys[:, 0], keys[:, 1], size, box)
+
+
+# The whole frame, and the part of it that holds brain, at three sizes. Twice the size with one more
+# stage is the same grid of codes: a code for 16 x 16 pixels instead of 8 x 8. Without that stage
+# there are four times as many codes and bits.
+_PRIOR = {"filters": 64, "dropout": 0.15, "condition_dropout": 0.1}
+_EIGHTHS = {"patch": (4, 4), "merge": (2, 2)}
+_SCHEDULES = {
+    "vqvae_schedule": Schedule(5000, 32, 4e-3),
+    "prior_schedule": Schedule(2000, 64, 2e-3),
+}
+SIZES = {
+    name: Recipe("oasis1", size, vqvae=networks, prior=_PRIOR, **_SCHEDULES)
+    for name, size, networks in (
+        ("80", 80, WHOLE_FRAME),
+        ("128", 128, {"region": (16, 24, 96, 80), **_EIGHTHS}),
+        ("256", 256, {"region": (32, 48, 192, 160), "widths": (32, 64, 128), **_EIGHTHS}),
+        ("256, fine", 256, {"region": (32, 48, 192, 160), **_EIGHTHS}),
+    )
+}
+
+
+# -------------------------------------------------------------------- devices under tf.distribute
+
+
+def mirrored(vqvae: VQVAE) -> VQVAE:
+    """The same model with a codebook that all devices of a `tf.distribute` strategy agree on.
+
+    Call it inside the strategy's scope.
+    """
+    config = {**vqvae.quantizer.get_config()}
+    quantizer = MirroredQuantizer.from_config(config)
+    parts = vqvae.encoder, quantizer, vqvae.decoder
+    copy = MirroredVQVAE(*parts, vqvae.variance, vqvae.ssim_weight, vqvae.region)
+    quantizer.set_weights(vqvae.quantizer.get_weights())
+    return copy
+
+
+@_register
+class MirroredQuantizer(EMAVectorQuantizer):
+    """An `EMAVectorQuantizer` whose statistics are summed over the devices of a strategy."""
+
+    def add_weight(self, *arguments, **options):
+        return super().add_weight(*arguments, aggregation="only_first_replica", **options)
+
+    def update(self, chosen, vector_sums, candidates):
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+        first = ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), candidates.dtype)
+        chosen, vector_sums, candidates = replica.all_reduce(
+            "sum", [chosen, vector_sums, first * candidates]
+        )
+        super().update(chosen, vector_sums, candidates)
+
+
+@_register
+class MirroredVQVAE(VQVAE):
+    """A `VQVAE` whose loss is scaled, because a strategy adds up the gradients of its devices."""
+
+    def compute_loss(self, *arguments, **options):
+        import tensorflow as tf
+
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return super().compute_loss(*arguments, **options) / replicas

@@ -1,0 +1,251 @@
+"""Shipped weights and kept results, the active data set, and the profile.
+
+Weights lie in `data/weights/<name>/`: `vqvae.keras`, `prior.keras`, `history.json` with the
+training curves, `scores.json` with their scores, `MODEL_CARD.md`. Results of measured comparisons
+lie in `data/results/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from oasis_helpers import set_metrics
+from oasis_helpers.convert.synthetic import make_cohort
+from oasis_helpers.data import (
+    REPOSITORY,
+    SliceSet,
+    atomic_write,
+    fingerprint,
+    load_slices,
+    read_json,
+)
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.vqvae import VQVAE
+
+WEIGHTS = REPOSITORY / "data" / "weights"
+FEATURES = REPOSITORY / "data" / "features"  # feature networks, which score sets of slices
+RESULTS = REPOSITORY / "data" / "results"
+COHORT = REPOSITORY / "data" / "cohort"
+CHECKPOINTS = REPOSITORY / "build" / "train"  # of unfinished trainings
+OTHER_SLICES = (
+    "These are not the test slices that the shipped weights were scored on. Some of their subjects "
+    "may be training subjects, so scores on them are not results on unseen subjects."
+)
+
+
+# ---------------------------------------------------------------------- active data set, profile
+
+
+def data_root() -> Path:
+    """The folder of the active data set: `OASIS_DATA_DIR`, or the synthetic cohort.
+
+    The cohort is made on first use, in a minute or two.
+
+    Raises:
+        FileNotFoundError: when `OASIS_DATA_DIR` is not a folder.
+    """
+    named = os.environ.get("OASIS_DATA_DIR")
+    if not named:
+        return make_cohort(COHORT)
+    root = Path(os.path.realpath(os.path.expanduser(named)))
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"OASIS_DATA_DIR is {named!r}, but {root} is no folder; set it to the folder that "
+            "holds keras_png_slices_data/, or unset it to use the synthetic cohort."
+        )
+    return root
+
+
+def data_name() -> str:
+    """The active data set and its weights: "oasis1" with `OASIS_DATA_DIR`, else "cohort"."""
+    return "oasis1" if os.environ.get("OASIS_DATA_DIR") else "cohort"
+
+
+def profile() -> str:
+    """`OASIS_PROFILE`: "tour" (the default, minutes) or "full" (trains to the end).
+
+    Raises:
+        ValueError: for another value.
+    """
+    named = os.environ.get("OASIS_PROFILE") or "tour"
+    if named not in ("tour", "full"):
+        raise ValueError(f'OASIS_PROFILE is {named!r}; expected "tour" or "full".')
+    return named
+
+
+# --------------------------------------------------------------------- shipped weights and results
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Finished weights and their scores.
+
+    Attributes:
+        vqvae: the first stage.
+        prior: the second stage, or None where there is none.
+        scores: the content of `scores.json`.
+        history: the recipe and the training curves, {"recipe": {...}, "vqvae": {...},
+            "prior": {...}}; a curve is a list with one value an epoch.
+    """
+
+    vqvae: VQVAE
+    prior: Prior | None
+    scores: dict
+    history: dict
+
+    def load_slices(self, root: str | Path, split: str) -> SliceSet:
+        """The slices of a split in the frame (size and crop) that these weights expect."""
+        frame = self.scores["frame"]
+        crop = tuple(frame["crop"]) if frame["crop"] else None
+        slices = load_slices(root, split, frame["size"], crop)
+        if split == "test" and not self.scored_on(slices):
+            warnings.warn(OTHER_SLICES, stacklevel=2)
+        return slices
+
+    def scored_on(self, slices: SliceSet) -> bool:
+        """Whether `scores` hold for these test slices.
+
+        The cohort is the same everywhere but for a rounded grey level, so only real slices are
+        compared.
+        """
+        return self.scores["data"] == "cohort" or (
+            fingerprint(slices) == self.scores["test_fingerprint"]
+        )
+
+
+def load_pretrained(name: str) -> Pretrained:
+    """The weights in `data/weights/<name>/`.
+
+    Code that loads many times in one process should call `keras.utils.clear_session()` after each:
+    TensorFlow keeps a compiled kernel of 35 kB for every variable that ever existed.
+
+    Raises:
+        FileNotFoundError: when there are no weights of that name; the message lists the others.
+        ValueError: when a file is damaged or belongs to other weights.
+    """
+    folder = WEIGHTS / name
+    if not (folder / "vqvae.keras").is_file():
+        available = sorted(path.parent.name for path in WEIGHTS.glob("*/vqvae.keras"))
+        raise FileNotFoundError(
+            f"There are no weights named {name!r} in {WEIGHTS}; available: "
+            f"{', '.join(available) or 'none yet'}. `make train NAME={name}` trains them."
+        )
+    scores, history = read_json(folder / "scores.json"), read_json(folder / "history.json")
+    vqvae, prior = load_stages(folder)
+    _refuse_other_scores(folder, vqvae, scores, history)
+    return Pretrained(vqvae, prior, scores, history)
+
+
+def load_stages(folder: Path) -> tuple[VQVAE, Prior | None]:
+    """The VQ-VAE in a folder of weights, and its prior where it has one.
+
+    Raises:
+        ValueError: for a damaged file, or two stages that do not fit each other.
+    """
+    vqvae, prior = load_model(folder / "vqvae.keras", VQVAE), None
+    if (folder / "prior.keras").is_file():
+        prior = load_model(folder / "prior.keras", Prior)
+        sampled = (prior.num_embeddings, *prior.grid)
+        decoded = (vqvae.num_embeddings, *vqvae.code_shape)
+        if sampled != decoded:
+            raise ValueError(
+                "{}: prior.keras samples maps of {} codes on a {} x {} grid, vqvae.keras decodes "
+                "{} codes on {} x {}; put two stages there that were trained together.".format(
+                    folder, *sampled, *decoded
+                )
+            )
+    return vqvae, prior
+
+
+def load_model(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model:
+    """A model from a `.keras` file, which cannot run code of its own (Keras's safe mode).
+
+    Args:
+        file: what `save_model` wrote.
+        kind: the class that it must be of.
+
+    Raises:
+        ValueError: when it is damaged, of another version, of another class, or carries code.
+    """
+    try:
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        fault = "" if isinstance(model, kind) else f"it holds a {type(model).__name__}"
+    except Exception as error:  # a damaged file makes Keras raise almost anything
+        fault = " ".join(f"{type(error).__name__}: {error}".split())
+        fault = fault if len(fault) < 240 else f"{fault[:240]} ..."
+    if fault:
+        raise ValueError(
+            f"{file} cannot be used ({fault}); expected a {kind.__name__} that this version of the "
+            "course saved, without code of its own: restore it with git, or train it again."
+        )
+    return model
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Saves a model as a whole and without its optimizer, in a third of the size."""
+    bare = type(model).from_config(model.get_config())
+    bare.set_weights(model.get_weights())
+    with atomic_write(path) as temporary:
+        bare.save(temporary)
+
+
+def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict) -> None:
+    """Raises ValueError for scores that were measured with other weights."""
+    try:
+        bits, size = scores["test"]["bits_per_slice"], scores["frame"]["size"]
+        same = size == vqvae.size and bits == round(vqvae.bits_per_slice, 1)
+        same &= scores["recipe"] == history["recipe"] and "crop" in scores["frame"]
+        same &= scores["weights"] == stages_digest(folder)
+    except (KeyError, TypeError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{folder}: scores.json or history.json belongs to other weights than those beside "
+            f"it; `make score NAME={folder.name}` scores them again."
+        )
+
+
+def stages_digest(folder: Path) -> dict[str, str]:
+    """{"vqvae": ..., "prior": ...}: SHA-256 of the files of weights in a folder."""
+    return {
+        file.stem: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("*.keras"))
+    }
+
+
+def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:
+    """{"trained": the shipped feature network of "oasis1" or "cohort", "random": its control}.
+
+    Raises:
+        FileNotFoundError: when there is none for this data set.
+    """
+    file = FEATURES / f"{data}.keras"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing; `python -m tools.features` trains it on the training slices "
+            "of the active data set."
+        )
+    untrained = set_metrics.feature_layers(train.images.shape[1:])
+    return {"trained": load_model(file), "random": set_metrics.standardised(untrained, train)}
+
+
+def results(experiment: str) -> dict:
+    """The kept results of a measured comparison, `data/results/<experiment>.json`.
+
+    Raises:
+        FileNotFoundError: when there are none of that name; the message lists the others.
+    """
+    file = RESULTS / f"{experiment}.json"
+    if not file.is_file():
+        available = ", ".join(sorted(path.stem for path in RESULTS.glob("*.json")))
+        raise FileNotFoundError(
+            f"{file}: there are no results of {experiment!r}; available: {available or 'none'}. "
+            f"`python -m experiments {experiment}` measures them."
+        )
+    return read_json(file)

@@ -1,0 +1,482 @@
+"""How similar is a set of generated slices to real ones? Distances between *sets*, with baselines.
+
+A new brain should differ from every given one, so no score between two images measures it. What is
+compared are sets: generated slices against real ones of test subjects, in the feature space of a
+small network. It was trained on real training slices to predict the slice index, the subject, and
+the kind of corruption. Slices of one subject are nearly copies of each other, so subjects are the
+units everywhere: no pair within a subject counts, and intervals come from leaving subjects out. The
+slices of sample number j, one at each slice index, take the place of a subject. They are
+independent of each other, so a generated set holds more independent images than as many subjects
+give, which favours it in recall and coverage.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers
+from scipy import ndimage, stats
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import pairwise_distances_argmin_min
+from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from oasis_helpers.data import (
+    BRAIN_THRESHOLD,
+    SLICES_PER_SUBJECT,
+    SliceSet,
+    with_mirrored,
+)
+from oasis_helpers.metrics import (
+    RESAMPLES,
+    Estimate,
+    band_power,
+    high_frequency_power,
+    ssim_scores,
+    subject_interval,
+)
+
+WIDTH = 64  # number of features
+NEIGHBOURS = 5  # k of precision, recall, density and coverage
+INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
+COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
+
+
+# ------------------------------------------------------------------------------------ features
+
+
+# What the feature network is trained on, and one kind that it is only tested on.
+CORRUPTIONS = ("none", "blurred", "noisy", "two halves", "two heads mixed")
+HELD_OUT_CORRUPTION = "half resolution"
+
+
+def corrupted(slices: SliceSet, kinds: list[str], seed: int = 0) -> np.ndarray:
+    """Slices with a corruption of a given kind each, like those of generative models.
+
+    Args:
+        slices: N of them.
+        kinds: for each slice one of `CORRUPTIONS` or `HELD_OUT_CORRUPTION`: blurred by 0.5 to 2
+            pixels; noise of 0.03 to 0.1; left and right half of two subjects; the mean of two
+            subjects; every other pixel, enlarged twofold. The second subject is chosen at random
+            from the others at that slice index.
+        seed: of the random choices.
+
+    Returns:
+        float32 (N, size, size, 1) in [0, 1].
+    """
+    rng = np.random.default_rng(seed)
+    images, middle = slices.images.copy(), slices.images.shape[2] // 2
+    same_index = {index: np.flatnonzero(slices.slices == index) for index in set(slices.slices)}
+    for number, kind in enumerate(kinds):
+        image, others = images[number], same_index[slices.slices[number]]
+        if kind == "blurred":
+            sigma = rng.uniform(0.5, 2)
+            image[:] = ndimage.gaussian_filter(image, (sigma, sigma, 0))
+        elif kind == "noisy":
+            noise = rng.normal(0, rng.uniform(0.03, 0.1), image.shape)
+            image += np.where(image > BRAIN_THRESHOLD, noise, 0)
+        elif kind == "two halves":
+            image[:, middle:] = slices.images[rng.choice(others[others != number])][:, middle:]
+        elif kind == "two heads mixed":
+            image[:] = (image + slices.images[rng.choice(others[others != number])]) / 2
+        elif kind == HELD_OUT_CORRUPTION:
+            image[:] = image[::2, ::2].repeat(2, 0).repeat(2, 1)
+    return np.clip(images, 0, 1)
+
+
+def feature_layers(shape: tuple[int, int, int], seed: int = 0) -> keras.Model:
+    """The feature network before training: four strided convolutions and a dense layer.
+
+    Args:
+        shape: (size, size, 1), of a slice.
+        seed: of the initial weights.
+
+    Returns:
+        A model from float (N, size, size, 1) in [0, 1] to float (N, 64).
+    """
+    seeds = random.Random(seed)
+
+    def initializer():
+        return keras.initializers.GlorotUniform(seeds.randint(1, int(1e9)))
+
+    image = keras.Input(shape)
+    x = layers.Rescaling(2.0, offset=-1.0)(image)
+    for filters in (16, 32, 64, 128):
+        x = layers.Conv2D(
+            filters, 3, 2, "same", activation="relu", kernel_initializer=initializer()
+        )(x)
+    x = layers.Dense(WIDTH, kernel_initializer=initializer())(layers.Flatten()(x))
+    return keras.Model(image, x)
+
+
+def standardised(network: keras.Model, train: SliceSet) -> keras.Model:
+    """The network with features of mean 0 and deviation 1 over the training slices."""
+    normalization = layers.Normalization()
+    normalization.adapt(network.predict(train.images, verbose=0))
+    return keras.Model(network.input, normalization(network.output), name="features")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Slices in feature space.
+
+    Attributes:
+        values: float (N, C).
+        subjects: int (N,), the number of each slice's subject or sample.
+
+    Raises:
+        ValueError: for different lengths, or features that are not finite.
+    """
+
+    values: np.ndarray
+    subjects: np.ndarray
+
+    def __post_init__(self):
+        if len(self.values) != len(self.subjects) or not np.isfinite(self.values).all():
+            raise ValueError(
+                f"A set of {len(self.values)} slices of {len(self.subjects)} subjects cannot be "
+                "scored; expected a subject for each slice, and finite features."
+            )
+
+
+def between_subjects(slices: FeatureSet) -> np.ndarray:
+    """float (N, N): Euclidean distances, infinite within a subject."""
+    distances = euclidean_distances(slices.values.astype("float64"))
+    distances[np.equal.outer(slices.subjects, slices.subjects)] = np.inf
+    return distances
+
+
+# --------------------------------------------------------------------------- between two sets
+
+
+def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
+    """The KID of two sets: 0 on average where both come from one distribution.
+
+    The unbiased squared maximum mean discrepancy with the polynomial kernel (x . y / C + 1)^3
+    (Binkowski et al. 2018, arXiv 1801.01401), over pairs of different subjects only. It can be
+    negative. The 95 % interval comes from random halves of the subjects of both sets, which vary
+    as whole sets do (the delete-half jackknife, Shao and Wu 1989), and up to 1.7 times as much
+    where the sets are nearly equal: there the interval is conservative.
+    """
+    sums = {}
+    for name, (one, other) in {
+        "first": (first, first),
+        "second": (second, second),
+        "across": (first, second),
+    }.items():
+        kernel = polynomial_kernel(one.values.astype("float64"), other.values.astype("float64"))
+        sums[name] = _block_sums(kernel, one.subjects, other.subjects)
+    rng = np.random.default_rng(seed)
+
+    def distance(chosen_first, chosen_second):
+        def mean(name, rows, columns, within):
+            total, count = (part[np.ix_(rows, columns)] for part in sums[name])
+            pairs = ~np.eye(len(rows), dtype=bool) if within else np.ones(total.shape, bool)
+            return total[pairs].sum() / count[pairs].sum()
+
+        return (
+            mean("first", chosen_first, chosen_first, True)
+            + mean("second", chosen_second, chosen_second, True)
+            - 2 * mean("across", chosen_first, chosen_second, False)
+        )
+
+    sizes = len(sums["first"][0]), len(sums["second"][0])
+    halves = [
+        distance(*(rng.permutation(size)[: max(2, size // 2)] for size in sizes))
+        for _ in range(RESAMPLES // 4)
+    ]
+    low, high = np.percentile(halves, [2.5, 97.5])
+    return Estimate(float(distance(*map(np.arange, sizes))), float(low), float(high))
+
+
+def _block_sums(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray):
+    """Sums of a matrix (N, M) over blocks of one subject by another, and the blocks' sizes."""
+    of_row, of_column = (
+        np.equal.outer(np.unique(side), side).astype("float64") for side in (rows, columns)
+    )
+    return of_row @ matrix @ of_column.T, np.outer(of_row.sum(1), of_column.sum(1))
+
+
+def prdc(real: FeatureSet, other: FeatureSet) -> dict[str, Estimate]:
+    """Precision, recall, density and coverage of two sets.
+
+    Each slice has a ball; its radius is the distance to the fifth nearest slice *of other
+    subjects* in its own set. Intervals come from resampling the subjects whose fraction is taken,
+    with the other set fixed.
+
+    Returns:
+        "precision", the fraction of the other set inside a real slice's ball, and "recall", the
+        fraction of real slices inside a ball of the other set (Kynkaanniemi et al. 2019, arXiv
+        1904.06991); "density", how many real balls hold a slice of the other set, over k, and
+        "coverage", the fraction of real balls that hold at least one (Naeem et al. 2020, arXiv
+        2002.09797): the large ball of an outlier adds little to the first and nothing to the
+        second.
+    """
+    across = euclidean_distances(real.values.astype("float64"), other.values.astype("float64"))
+    in_real = across <= _radius(real)[:, None]
+    in_other = across <= _radius(other)[None]
+    return {
+        "precision": subject_interval(in_real.any(0).astype(float), other.subjects),
+        "recall": subject_interval(in_other.any(1).astype(float), real.subjects),
+        "density": subject_interval(in_real.sum(0) / NEIGHBOURS, other.subjects),
+        "coverage": subject_interval(in_real.any(1).astype(float), real.subjects),
+    }
+
+
+def _radius(slices: FeatureSet) -> np.ndarray:
+    """float (N,): the distance of each slice to its fifth nearest slice of other subjects."""
+    return np.partition(between_subjects(slices), NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
+
+
+def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) -> Estimate:
+    """Mean SSIM of slices of different subjects at the same slice index: high means low diversity.
+
+    All pairs of subjects; the 95 % interval comes from leaving out each subject in turn
+    (jackknife).
+
+    Args:
+        images: float (N, size, size, 1) in [0, 1].
+        slices, subjects: int (N,).
+
+    Raises:
+        ValueError: for different lengths.
+    """
+    if not len(images) == len(slices) == len(subjects):
+        raise ValueError(
+            f"{len(images)} images, {len(slices)} slice indices and {len(subjects)} subjects do "
+            "not belong together; expected one of each for every image."
+        )
+    first, second = np.nonzero(np.equal.outer(slices, slices) & np.less.outer(subjects, subjects))
+    similarity = ssim_scores(images[first], images[second])[0]
+
+    def without(subject):
+        return similarity[(subjects[first] != subject) & (subjects[second] != subject)].mean()
+
+    left_out = np.array([without(subject) for subject in np.unique(subjects)])
+    count = len(left_out)
+    error = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+    mean = similarity.mean()
+    return Estimate(float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error))
+
+
+# ------------------------------------------------------------------------------------ memorisation
+
+
+def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.ndarray]:
+    """The training slice, as it is or mirrored, that is nearest to each image.
+
+    Returns:
+        float (N,), root mean square difference of pixels; int (N,), the index in `with_mirrored`.
+    """
+    candidates = with_mirrored(train.images).reshape(2 * len(train), -1)
+    flat = images.reshape(len(images), -1)
+    nearest, distance = pairwise_distances_argmin_min(flat, candidates)
+    return distance / candidates.shape[1] ** 0.5, nearest
+
+
+def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The training code map that agrees with each code map at the most positions.
+
+    Args:
+        codes, train_codes: int (N, h, w) and (M, h, w).
+
+    Returns:
+        float (N,), the fraction of positions that differ; int (N,), the index in `train_codes`.
+
+    Raises:
+        ValueError: for maps of different grids.
+    """
+    if codes.shape[1:] != train_codes.shape[1:]:
+        raise ValueError(
+            f"Code maps of shapes {codes.shape} and {train_codes.shape} cannot be compared; "
+            "expected one grid: encode both with the same weights."
+        )
+    flat, candidates = (maps.reshape(len(maps), -1) for maps in (codes, train_codes))
+    distances = cdist(flat, candidates, "hamming")
+    return distances.min(1), distances.argmin(1)
+
+
+def memorised_fraction(
+    distances: np.ndarray, unseen: np.ndarray, subjects: np.ndarray, seed: int = 0
+) -> Estimate:
+    """The fraction of samples nearer to a training slice than 99 % of unseen subjects' slices.
+
+    The nearest-neighbour memorisation test: by chance the fraction is 1 %, and copies of training
+    slices raise it. The 95 % interval comes from resampling the unseen subjects, a few of which
+    decide the first percentile.
+
+    Args:
+        distances: float (N,), of generated slices to their nearest training slices.
+        unseen: float (M,), the same for slices of unseen subjects, decoded by the same decoder.
+        subjects: int (M,), of the latter.
+        seed: of the resampling.
+    """
+    by_subject = [unseen[subjects == subject] for subject in np.unique(subjects)]
+    chosen = np.random.default_rng(seed).integers(
+        len(by_subject), size=(RESAMPLES, len(by_subject))
+    )
+    limits = [np.percentile(np.concatenate([by_subject[i] for i in row]), 1) for row in chosen]
+    fractions = np.searchsorted(np.sort(distances), limits) / len(distances)
+    fraction = float(np.mean(distances < np.percentile(unseen, 1)))
+    return Estimate(fraction, *map(float, np.percentile(fractions, [2.5, 97.5])))
+
+
+# ------------------------------------------------------------------------------------- anatomy
+
+FLUID_THRESHOLD = 0.55  # of the brain's median grey: fluid is darker, cortex is brighter
+ANATOMY = ("brain area", "fluid area", "symmetry", "mean grey", "contrast")
+
+
+def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Simple measurements of each slice: float (N,) under the names in `ANATOMY`.
+
+    Brain area: fraction of the image above 10 / 255, holes filled. Fluid area: fraction of the
+    inner brain (without its outer 3 pixels) darker than 0.55 of its median, mostly ventricles.
+    Symmetry: correlation of the brain with its mirror image about its own middle line, where both
+    are brain. Mean grey and contrast: mean and standard deviation inside the brain.
+
+    Args:
+        images: float (N, size, size, 1) in [0, 1].
+    """
+    values = np.full((len(images), len(ANATOMY)), np.nan)
+    for number, image in enumerate(images[..., 0]):
+        brain = ndimage.binary_fill_holes(image > BRAIN_THRESHOLD)
+        inner = ndimage.binary_erosion(brain, iterations=3)
+        if not inner.any():
+            continue
+        columns = np.flatnonzero(brain.any(0))
+        box = slice(columns[0], columns[-1] + 1)
+        both = brain[:, box] & brain[:, box][:, ::-1]
+        halves = image[:, box][both], image[:, box][:, ::-1][both]
+        greys = image[brain]
+        fluid = np.mean(image[inner] < FLUID_THRESHOLD * np.median(image[inner]))
+        symmetry = np.corrcoef(*halves)[0, 1]
+        values[number] = brain.mean(), fluid, symmetry, greys.mean(), greys.std()
+    return dict(zip(ANATOMY, values.T))
+
+
+def anatomy_distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """For each measurement, the distance of two sets' distributions: 0 equal, 1 disjoint.
+
+    The Kolmogorov-Smirnov statistic, the largest difference of the cumulative distributions.
+    """
+    distances = {}
+    for name, ours, theirs in zip(ANATOMY, anatomy(images).values(), anatomy(real).values()):
+        test = stats.ks_2samp(ours, theirs, nan_policy="omit", method="asymp")
+        distances[name] = round(float(test.statistic), 3)
+    return distances
+
+
+# ---------------------------------------------------------------------------------- slice index
+
+
+def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
+    """A small classifier of the slice index, fitted to real training slices.
+
+    Principal components of the pixels, then a linear discriminant analysis (Fisher 1936).
+
+    Returns:
+        A fitted scikit-learn pipeline; `predict` takes float (N, size * size).
+    """
+    classifier = make_pipeline(
+        PCA(COMPONENTS, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
+    )
+    return classifier.fit(train.images.reshape(len(train), -1), train.slices)
+
+
+def samples_table(
+    samples: np.ndarray, indices: np.ndarray, train: SliceSet, unseen: SliceSet
+) -> dict[str, dict]:
+    """Whether samples show the slice index they were conditioned on, and are as sharp as real ones.
+
+    Args:
+        samples: float (N, size, size, 1) in [0, 1].
+        indices: int (N,), the slice indices that they were conditioned on.
+        train: fits the classifier.
+        unseen: real slices of other subjects, to compare with.
+
+    Returns:
+        "slices": how many; "slice_index_accuracy": the fraction whose index the classifier
+        predicts to within 3; both for "samples" and for "unseen"; "high_frequency_power": as
+        `high_frequency_power_by_third`.
+    """
+    classifier = slice_index_classifier(train)
+
+    def accuracy(images, truth):
+        predicted = classifier.predict(images.reshape(len(images), -1))
+        return round(float(np.mean(np.abs(predicted - truth) <= INDEX_TOLERANCE)), 4)
+
+    return {
+        "slices": {"samples": len(samples), "unseen": len(unseen)},
+        "slice_index_accuracy": {
+            "samples": accuracy(samples, indices),
+            "unseen": accuracy(unseen.images, unseen.slices),
+        },
+        "high_frequency_power": high_frequency_power_by_third(samples, indices, unseen),
+    }
+
+
+def high_frequency_power_by_third(
+    samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
+) -> list[float]:
+    """High-frequency power of samples over that of real slices, by third of the stack.
+
+    Args as for `samples_table`.
+    """
+
+    def by_third(images, slices):
+        power, third = high_frequency_power(band_power(images)), slices * 3 // SLICES_PER_SUBJECT
+        return np.array([power[third == number].mean() for number in range(3)])
+
+    ratio = by_third(samples, indices) / by_third(unseen.images, unseen.slices)
+    return [round(float(x), 3) for x in ratio]
+
+
+# ------------------------------------------------------------------------------------- the table
+
+
+def set_table(
+    networks: dict[str, keras.Model],
+    real: SliceSet,
+    images: np.ndarray,
+    slices: np.ndarray,
+    subjects: np.ndarray,
+) -> dict:
+    """All scores of a set of slices against the real ones of test subjects.
+
+    Args:
+        networks: {"trained": ..., "random": ...}, from `pretrained.load_feature_networks`.
+        real: slices of test subjects.
+        images: float (N, size, size, 1) in [0, 1], the set that is scored.
+        slices, subjects: int (N,).
+
+    Returns:
+        Estimates as [mean, low, high]: "kid" in trained and "kid_random" in random features;
+        "precision", "recall", "density", "coverage" in trained ones; "pairwise_ssim"; "anatomy", as
+        `anatomy_distances`.
+    """
+
+    def estimate(value: Estimate) -> list[float]:
+        return [round(x, 4) for x in (value.mean, value.low, value.high)]
+
+    sets = {
+        kind: [
+            FeatureSet(network.predict(part, verbose=0), numbers)
+            for part, numbers in ((real.images, real.subjects), (images, subjects))
+        ]
+        for kind, network in networks.items()
+    }
+    row = {
+        "slices": len(images),
+        "kid": kid(*sets["trained"]),
+        "kid_random": kid(*sets["random"]),
+        **prdc(*sets["trained"]),
+        "pairwise_ssim": pairwise_ssim(images, slices, subjects),
+    }
+    row = {k: estimate(v) if isinstance(v, Estimate) else v for k, v in row.items()}
+    return row | {"anatomy": anatomy_distances(images, real.images)}

@@ -1,0 +1,129 @@
+"""Whether the course can run here: `python -m oasis_helpers doctor`, or `make doctor`.
+
+Imports the standard library only, so that it works where TensorFlow is missing or broken. Every
+check returns its status, "ok", "warn" or "FAIL", and one sentence.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+LAYOUT_FOLDER = "keras_png_slices_data"
+
+
+def check_python(version: tuple = sys.version_info[:3]) -> tuple[str, str]:
+    """TensorFlow has wheels for Python 3.11 to 3.13."""
+    text = f"Python {'.'.join(map(str, version))}"
+    if (3, 11) <= version[:2] <= (3, 13):
+        return "ok", text
+    return "FAIL", f"{text}; expected 3.11 to 3.13: make the environment with one of these"
+
+
+def check_cores() -> tuple[str, str]:
+    """The minutes that README names were measured on two cores."""
+    cores = os.cpu_count() or 1
+    return "ok" if cores > 1 else "warn", f"processor cores: {cores}; two or more are good"
+
+
+def check_memory() -> tuple[str, str]:
+    """A notebook takes up to 4 GiB."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return "ok", "memory: unknown; 4 GiB are enough"
+    return "ok" if size >= 4 else "warn", f"memory: {size:.1f} GiB; 4 GiB are enough"
+
+
+def check_disk() -> tuple[str, str]:
+    """The cohort, its resized copies and the pages take 0.2 GiB."""
+    free = shutil.disk_usage(REPOSITORY).free / 2**30
+    status = "ok" if free >= 1 else "warn" if free >= 0.2 else "FAIL"
+    return status, f"free disk: {free:.1f} GiB; the course writes 0.2 GiB, a long training more"
+
+
+def check_packages() -> tuple[str, str]:
+    """Installed versions against the lock; what has a marker may belong to another system."""
+    lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+    packages = ((package.name, package.version) for package in metadata.distributions())
+    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in packages}
+    pins = re.findall(r"^([\w.-]+)==(\S+)( ;)?", lock, re.MULTILINE)
+    locked = {(name, version) for name, version, _ in pins}
+    needed = {name for name, _, marker in pins if not marker}
+    missing = sorted(needed - set(installed))
+    differing = [
+        f"{name} {installed[name]} (locked: {version})"
+        for name, version, _ in pins
+        if (name, installed.get(name, version)) not in locked
+    ]
+    advice = "to repair: python -m pip install --require-hashes -r requirements.lock"
+    if missing or differing:
+        named = ", ".join([f"{name} is missing" for name in missing] + differing)
+        return "FAIL" if missing else "warn", f"packages: {named}; {advice}"
+    return "ok", f"packages: {len(needed)} as locked"
+
+
+def check_backend() -> tuple[str, str]:
+    """What Keras will take: `KERAS_BACKEND`, else TensorFlow."""
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if importlib.util.find_spec(name):
+        return "ok", f"Keras backend: {name}"
+    wheel = "Intel Macs have no TensorFlow 2.21 wheel, so use a Linux container there"
+    return "FAIL", f"Keras backend: {name!r} is not installed; {wheel}"
+
+
+def check_profile() -> tuple[str, str]:
+    """How long the notebooks train."""
+    name = os.environ.get("OASIS_PROFILE") or "tour"
+    if name in ("tour", "full"):
+        return "ok", f"profile: {name}"
+    return "FAIL", f'profile: OASIS_PROFILE is {name!r}; expected "tour" or "full"'
+
+
+def check_data() -> tuple[str, str]:
+    """The active data set: `OASIS_DATA_DIR`, else the synthetic cohort."""
+    if not (named := os.environ.get("OASIS_DATA_DIR")):
+        made = (REPOSITORY / "data" / "cohort" / LAYOUT_FOLDER).is_dir()
+        return "ok", f"data: synthetic cohort{'' if made else '; the first use makes it'}"
+    root = Path(os.path.realpath(os.path.expanduser(named)))
+    if (root / LAYOUT_FOLDER).is_dir() or (root / "keras_png_slices_train").is_dir():
+        return "ok", f"data: {root}"
+    problem = f"holds no {LAYOUT_FOLDER}/" if root.is_dir() else "is not a folder"
+    return "FAIL", f"data: {root} {problem}; change OASIS_DATA_DIR or unset it"
+
+
+def check_writable(folder: Path, otherwise: str = "FAIL") -> tuple[str, str]:
+    """Whether files can be written to this folder, or to the one that it will be made in."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        return otherwise, f"{folder}: not writable ({error.strerror}); change its permissions"
+    return "ok", f"{folder}: writable"
+
+
+def diagnose() -> list[tuple[str, str]]:
+    """Every check; with another Python, the first alone, as the rest would mean nothing."""
+    if (python := check_python())[0] == "FAIL":
+        return [python]
+    cache = Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
+    checks = (check_cores, check_memory, check_disk, check_packages, check_backend)
+    results = [python, *(check() for check in (*checks, check_profile, check_data))]
+    results += [check_writable(REPOSITORY / name) for name in ("build", "data")]
+    return [*results, check_writable(cache, "warn")]
+
+
+def main() -> None:
+    """Prints a line for each check; exits with 1 where the course cannot run."""
+    results = diagnose()
+    print("\n".join(f"{status:<4}  {text}" for status, text in results))
+    sys.exit(any(status == "FAIL" for status, _ in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Executes the series: `python -m tools.notebooks [run | refresh]`.
+
+`run` executes copies, makes pages and figures of them under `build/`, and prints a summary.
+`refresh` executes the notebooks in place, on the cohort, so that their stored outputs are current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import os
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from bs4 import BeautifulSoup
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from PIL import Image
+
+from oasis_helpers import metrics, pretrained
+from oasis_helpers.__main__ import ending_with_a_sentence
+from oasis_helpers.data import REPOSITORY, SPLITS, SliceDataError, write_bytes
+from oasis_helpers.training import file_lock
+
+NOTEBOOKS = REPOSITORY / "notebooks"
+BUILD = REPOSITORY / "build"
+WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without a running kernel
+CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
+
+
+def run() -> None:
+    """Executes copies of the notebooks, makes pages and figures of them, prints the summary."""
+    scored = _is_scored_data()
+    print(f"Data: {pretrained.data_root()}  profile: {pretrained.profile()}", flush=True)
+    folders = {kind: BUILD / kind for kind in ("notebooks", "html", "figures")}
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        notebook = execute(path, folders["notebooks"] / path.name, tolerant=not scored)
+        (folders["html"] / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
+        _write_figures(notebook, folders["figures"], path.stem)
+    print(summary())
+
+
+def _is_scored_data() -> bool:
+    """Whether the shipped scores hold for the active data set.
+
+    Reads all of it: better a fault now than in a notebook.
+    """
+    root, faults = pretrained.data_root(), []
+    models = pretrained.load_pretrained(pretrained.data_name())
+    for split in SPLITS:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # the summary says it at the end
+                slices = models.load_slices(root, split)
+        except SliceDataError as error:
+            faults += error.faults
+    if faults:
+        raise SliceDataError(list(dict.fromkeys(faults)))
+    return models.scored_on(slices)  # the last split is the test split
+
+
+def refresh() -> None:
+    """Executes the notebooks in place on the cohort, so that stored outputs are current."""
+    os.environ.pop("OASIS_DATA_DIR", None)  # stored outputs show the cohort only
+    os.environ["OASIS_PROFILE"] = "tour"
+    for path in [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("solutions/*"))]:
+        executed = BUILD / "notebooks" / path.relative_to(NOTEBOOKS)
+        executed.parent.mkdir(parents=True, exist_ok=True)
+        execute(path, executed)
+        write_bytes(path, executed.read_bytes())
+
+
+def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.NotebookNode:
+    """Executes a notebook from top to bottom in a fresh kernel; prints a line with its time.
+
+    Args:
+        path: of the notebook.
+        output: file for the executed notebook; written also when a cell fails.
+        tolerant: goes on after a cell that fails, and reports it. The claims that the notebooks
+            check hold for the shipped weights, not necessarily for a user's own slices.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        allow_errors=tolerant,
+        record_timing=False,
+        resources={"metadata": {"path": str(NOTEBOOKS)}},
+    )
+    started = time.perf_counter()
+    print(f"{path.name:32s} ", end="", flush=True)
+    try:
+        with open(BUILD / "kernels.log", "ab") as log:  # what kernels print outside of cells
+            client.execute(stderr=log)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        print("failed")
+        nbformat.write(notebook, output)
+        reason = getattr(error, "evalue", error)  # without the cell and its traceback
+        sys.exit(f"{path.name} stopped; {output} shows how far it came.\n{reason}")
+    print(f"{time.perf_counter() - started:6.0f} s", flush=True)
+    for part in (part for cell in notebook.cells for part in cell.get("outputs", ())):
+        if part.output_type == "error":
+            print(f"    On these slices a cell stopped: {part.evalue or part.ename}")
+    _clean(notebook)
+    nbformat.write(notebook, output)
+    return notebook
+
+
+def _clean(notebook: nbformat.NotebookNode) -> None:
+    """Removes what means nothing later: progress bars, start-up messages, widgets' state."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
+            cell.outputs = [part for part in cell.outputs if WIDGET not in part.get("data", {})]
+            for part in cell.outputs:
+                if "image/png" in part.get("data", {}):
+                    part.data["image/png"] = as_grey(part.data["image/png"])
+    notebook.metadata.pop("widgets", None)
+
+
+def as_grey(picture: str) -> str:
+    """A PNG picture (base64); one without colour as 8-bit grey, which is half the size."""
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as full:
+        red, green, blue = np.moveaxis(np.asarray(full.convert("RGB")), -1, 0)
+    if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(red).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def page_of(notebook: nbformat.NotebookNode) -> str:
+    """The notebook as an HTML page, its figures with the "alt" text of their cells."""
+    page = BeautifulSoup(HTMLExporter().from_notebook_node(notebook)[0], "html.parser")
+    for cell in notebook.cells:
+        if "alt" in cell.metadata:  # nbconvert's template has no alternative text
+            for picture in page.select(f'[id="cell-id={cell.id}"] img[src^="data:image/png"]'):
+                picture["alt"] = cell.metadata["alt"]
+    return str(page)
+
+
+def _write_figures(notebook: nbformat.NotebookNode, folder: Path, stem: str) -> None:
+    pictures = [
+        output["data"]["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    for number, picture in enumerate(pictures, start=1):
+        (folder / f"{stem}-{number:02d}.png").write_bytes(base64.b64decode(picture))
+
+
+def summary() -> str:
+    """The table that ends `make run`, measured now on the active data set."""
+    root, name = pretrained.data_root(), pretrained.data_name()
+    models = pretrained.load_pretrained(name)
+    splits = {split: models.load_slices(root, split) for split in SPLITS}
+    test = metrics.reconstruction_table(models.vqvae, splits["test"])
+    before = pretrained.load_pretrained(f"{name}-faithful").vqvae
+    reconstruction_trained = metrics.reconstruction_table(before, splits["test"])
+    prior = metrics.prior_table(models.vqvae, models.prior, splits["train"], splits["test"])
+
+    def both_decoders(score: str) -> str:
+        values = (metrics.Estimate(*table[score]) for table in (test, reconstruction_trained))
+        return "{}; before adversarial fine-tuning {}".format(*values)
+
+    subjects = " / ".join(str(len(set(part.subjects.tolist()))) for part in splits.values())
+    rows = {
+        "data": f"{root} ({subjects} subjects: train / validate / test)",
+        "weights": f"data/weights/{name}, {test['bits_per_slice']:.0f} bits per slice",
+        "test SSIM": both_decoders("ssim"),
+        "test brain SSIM": both_decoders("brain_ssim"),
+        "test PSNR (dB)": both_decoders("psnr_db"),
+        "perplexity": f"{test['perplexity']} of {models.vqvae.num_embeddings}, over positions that "
+        f"hold brain {test['perplexity_brain']}",
+        "bits per code": f"{metrics.Estimate(*prior['bits_per_code'])}",
+        "  baseline per position": f"{prior['baselines']['per position']:.3f}",
+        "pages": BUILD / "html",
+        "figures": BUILD / "figures",
+    }
+    table = "\n".join(["", *(f"{key:24s}{value}" for key, value in rows.items())])
+    is_scored = models.scored_on(splits["test"])
+    return table if is_scored else f"{table}\n\n{pretrained.OTHER_SLICES}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=("run", "refresh"), default="run")
+    command = {"run": run, "refresh": refresh}[parser.parse_args().command]
+    with file_lock(BUILD, "executing the notebooks"):
+        command()
+
+
+if __name__ == "__main__":
+    ending_with_a_sentence(main)

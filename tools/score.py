@@ -1,0 +1,180 @@
+"""Scores a set of weights and writes its model card: `python -m tools.score NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from dataclasses import asdict
+
+import jinja2
+import keras
+import numpy as np
+
+from oasis_helpers import metrics, sample_codes, set_metrics
+from oasis_helpers.__main__ import ending_with_a_sentence
+from oasis_helpers.data import (
+    REPOSITORY,
+    SLICES_PER_SUBJECT,
+    SPLITS,
+    SliceSet,
+    fingerprint,
+    load_slices,
+    read_json,
+    with_mirrored,
+    write_bytes,
+    write_json,
+)
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.pretrained import (
+    WEIGHTS,
+    data_name,
+    data_root,
+    load_feature_networks,
+    load_stages,
+    stages_digest,
+)
+from oasis_helpers.recipes import RECIPES, Recipe
+from oasis_helpers.vqvae import VQVAE
+
+SAMPLES_PER_INDEX = 20  # generated slices at each of the 32 slice indices
+
+
+def score_weights(name: str) -> dict:
+    """Scores the weights of that name on validation and test subjects; returns the scores.
+
+    Writes `scores.json` and `MODEL_CARD.md` beside the weights.
+
+    Raises:
+        ValueError: when there is no recipe of that name, or the active data set is not its own.
+    """
+    recipe, splits, folder = recipe_of(name), splits_for(name), WEIGHTS / name
+    digest = stages_digest(folder)
+    vqvae, prior = load_stages(folder)
+    history = read_json(folder / "history.json")
+    stages = [stage for stage in ("vqvae", "prior") if stage in history]
+    training, test = splits["train"], splits["test"]
+    codes = vqvae.encode(training.images)
+    scores = {
+        "data": recipe.data,
+        "frame": {"size": recipe.size, "crop": training.crop},
+        "recipe": history["recipe"],
+        "weights": digest,
+        "train": {
+            "slices": len(training),
+            "subjects": len(np.unique(training.subjects)),
+            "dead_codes": int((metrics.code_counts(codes, vqvae.num_embeddings) == 0).sum()),
+        },
+        "validate": metrics.reconstruction_table(vqvae, splits["validate"]),
+        "test": metrics.reconstruction_table(vqvae, test),
+        "test_fingerprint": fingerprint(test),
+        "epochs": {stage: len(history[stage]["epoch"]) for stage in stages},
+        "minutes": {stage: round(sum(history[stage]["seconds"]) / 60, 1) for stage in stages},
+        "made_with": {"keras": keras.__version__, "python": platform.python_version()},
+    }
+    if prior:
+        for split in ("validate", "test"):
+            scores[f"prior_{split}"] = metrics.prior_table(vqvae, prior, training, splits[split])
+        scores |= _score_samples(name, vqvae, prior, splits)
+    write_json(folder / "scores.json", scores, indent=2)
+    write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
+    return scores
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of that name; ValueError with the others where there is none."""
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}; available: {', '.join(sorted(RECIPES))}.")
+    return RECIPES[name]
+
+
+def splits_for(name: str) -> dict[str, SliceSet]:
+    """The three splits in the frame of a recipe, from the data set that it is for."""
+    recipe = recipe_of(name)
+    if recipe.data != data_name():
+        change = "set OASIS_DATA_DIR to" if recipe.data == "oasis1" else "unset OASIS_DATA_DIR for"
+        raise ValueError(
+            f"The weights {name!r} need other data: {change} the {recipe.data} slices."
+        )
+    root = data_root()
+    return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
+
+
+def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, SliceSet]) -> dict:
+    """Scores of generated slices: "samples", and in the frame of the feature network "set_metrics".
+
+    Sample number j, one slice at each slice index, takes the place of a subject. As many samples as
+    there are test subjects are scored as a set, so that every row of the table has one size.
+    """
+    training, validate, test = (splits[split] for split in ("train", "validate", "test"))
+    indices = np.repeat(np.arange(SLICES_PER_SUBJECT), SAMPLES_PER_INDEX)
+    number = np.tile(np.arange(SAMPLES_PER_INDEX), SLICES_PER_SUBJECT)
+    codes = sample_codes(prior, len(indices), indices, seed=RECIPES[name].seed)
+    images = vqvae.decode(codes)
+    scores = {"samples": set_metrics.samples_table(images, indices, training, test)}
+    if not training.crop:
+        return scores
+    networks = load_feature_networks(RECIPES[name].data, training)
+    chosen = number < len(np.unique(test.subjects))
+    decoded = vqvae.decode(vqvae.encode(validate.images))
+    table = {
+        kind: set_metrics.set_table(networks, test, *row)
+        for kind, row in {
+            "real": (validate.images, validate.slices, validate.subjects),
+            "reconstructed": (decoded, validate.slices, validate.subjects),
+            "samples": (images[chosen], indices[chosen], number[chosen]),
+        }.items()
+    }
+    memorised = _memorised_fractions(vqvae, codes, images, training, test)
+    return scores | {"set_metrics": table, "memorisation": memorised}
+
+
+def _memorised_fractions(
+    vqvae: VQVAE, codes, images, training: SliceSet, test: SliceSet
+) -> dict[str, list]:
+    """The nearest-neighbour memorisation test in "pixels" and in "codes": [mean, low, high].
+
+    In pixels, unseen slices are decoded by the same decoder, so that its blur does not count as
+    nearness.
+    """
+    train_codes, unseen = vqvae.encode(with_mirrored(training.images)), vqvae.encode(test.images)
+    distances = {
+        "pixels": [
+            set_metrics.nearest_pixels(x, training)[0] for x in (images, vqvae.decode(unseen))
+        ],
+        "codes": [set_metrics.nearest_codes(x, train_codes)[0] for x in (codes, unseen)],
+    }
+    fractions = {
+        kind: set_metrics.memorised_fraction(*pair, test.subjects)
+        for kind, pair in distances.items()
+    }
+    return {k: [round(x, 4) for x in (v.mean, v.low, v.high)] for k, v in fractions.items()}
+
+
+def model_card(name: str, scores: dict) -> str:
+    """The text of MODEL_CARD.md, all its figures from `scores`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(REPOSITORY / "tools"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["estimate"] = lambda values: (
+        "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*values)
+    )
+    current = json.loads(json.dumps(asdict(RECIPES[name])))
+    template = environment.get_template("model_card.md.jinja")
+    return template.render(name=name, outdated=scores["recipe"] != current, **scores)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.score", description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    scores = score_weights(parser.parse_args().name)
+    print(json.dumps({k: scores[k] for k in ("test", "prior_test") if k in scores}, indent=2))
+
+
+if __name__ == "__main__":
+    ending_with_a_sentence(main)

@@ -1,0 +1,131 @@
+"""Trains a set of weights to the end, scores it, and releases it: `python -m tools.train NAME`.
+
+Training works in `build/train/<name>/` and resumes there after its last finished epoch. At the end,
+the finished files replace those in `data/weights/<name>/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+
+from oasis_helpers.__main__ import ending_with_a_sentence
+from oasis_helpers.data import SliceSet, read_json, write_bytes, write_json
+from oasis_helpers.pretrained import (
+    CHECKPOINTS,
+    WEIGHTS,
+    load_model,
+    load_pretrained,
+    save_model,
+)
+from oasis_helpers.recipes import RECIPES, Recipe
+from oasis_helpers.training import (
+    Checkpoint,
+    EpochLines,
+    file_lock,
+    finetune_decoder,
+    train_prior,
+    train_vqvae,
+    verify_run_signature,
+)
+from tools.score import recipe_of, score_weights, splits_for
+
+FINISHED = "finished.keras"
+
+
+def train_weights(name: str) -> dict:
+    """Trains the recipe of that name, scores it, and releases it; returns the scores.
+
+    Raises:
+        ValueError: when there is no recipe of that name, the active data set is not its own, or
+            the folder holds the checkpoints of another training.
+        BlockingIOError: when another process trains the same weights.
+    """
+    recipe, splits, work = recipe_of(name), splits_for(name), CHECKPOINTS / name
+    with file_lock(work, f"training {name!r}"):
+        stages = _train_stages(recipe, splits["train"], splits["validate"], work)
+        history = {stage: read_json(work / stage / "history.json") for stage in stages}
+        history["recipe"] = asdict(recipe)
+        folder = WEIGHTS / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in stages:
+            write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
+        write_json(folder / "history.json", history)
+        return score_weights(name)
+
+
+def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Path) -> list[str]:
+    """Trains what is not finished in `work`; returns the names of the stages there."""
+    base = load_pretrained(recipe.fine_tunes).vqvae if recipe.fine_tunes else None
+    verify_run_signature(work, recipe, train, validate, base)
+    if base:
+        vqvae = _stage(
+            work / "vqvae",
+            lambda *how: finetune_decoder(recipe, base, train, validate, *how)[0],
+            recipe.seed,
+            ("reconstruction_loss", "feature_loss", "discriminator_loss", "discriminator_accuracy"),
+            monitor=None,
+            released=lambda _: base,
+        )
+    else:
+        vqvae = _stage(
+            work / "vqvae",
+            lambda *how: train_vqvae(recipe, train, validate, *how)[0],
+            recipe.seed,
+            ("loss", "val_loss", "val_ssim", "perplexity", "dead_codes"),
+            monitor="val_mse",  # the loss also holds the codebook's terms, which may grow with use
+        )
+    if not recipe.prior_schedule:
+        return ["vqvae"]
+    _stage(
+        work / "prior",
+        lambda *how: train_prior(recipe, vqvae, train, validate, *how)[0],
+        recipe.seed,
+        ("loss", "val_loss", "accuracy", "val_accuracy"),
+    )
+    return ["vqvae", "prior"]
+
+
+def _stage(
+    folder: Path,
+    train: Callable[[list, Checkpoint], keras.Model],
+    seed: int,
+    names: tuple[str, ...],
+    monitor: str | None = "val_loss",
+    released: Callable[[keras.Model], keras.Model] = lambda model: model,
+) -> keras.Model:
+    """Trains one stage, resuming after its last finished epoch; loads it if it is finished.
+
+    Args:
+        folder: of this stage's checkpoints.
+        train: gets callbacks and a checkpoint; returns the trained model.
+        seed: of Keras's global generator.
+        names: of the values printed every epoch.
+        monitor: the epoch with the lowest value of it is released; None releases the last one.
+        released: the model to release, from the trained model.
+    """
+    if not (folder / FINISHED).is_file():
+        keras.utils.set_random_seed(seed)
+        checkpoint = Checkpoint(folder, monitor)
+        model = train([EpochLines(names)], checkpoint)
+        checkpoint.take_best()
+        write_json(folder / "history.json", checkpoint.history)
+        save_model(released(model), folder / FINISHED)
+    return load_model(folder / FINISHED)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    scores = train_weights(parser.parse_args().name)
+    print(json.dumps({k: scores[k] for k in ("test", "prior_test") if k in scores}, indent=2))
+
+
+if __name__ == "__main__":
+    ending_with_a_sentence(main)

@@ -1,0 +1,143 @@
+"""Trains both stages on slices streamed from the disk, with one worker or several.
+
+Start one process for each worker: `python -m tools.train_together SIZE FOLDER`, on the JAX backend
+where there are several. `oasis_helpers.distributed` says how workers find each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from oasis_helpers.__main__ import ending_with_a_sentence
+from oasis_helpers.data import shifted_and_mirrored
+from oasis_helpers.distributed import (
+    SIZES,
+    SharedCheckpoint,
+    SliceStream,
+    Worker,
+    fit_together,
+    gather,
+    join_workers,
+    local_scope,
+    naming_lost_workers,
+    stream_slices,
+    to_local,
+)
+from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.pretrained import data_root, save_model
+from oasis_helpers.recipes import Recipe, improved_vqvae
+from oasis_helpers.training import Batches, fit_prior, learning_rate
+from oasis_helpers.vqvae import VQVAE
+
+
+def train_together(
+    recipe: Recipe,
+    root: Path,
+    folder: Path,
+    worker: Worker = Worker(),  # noqa: B008, a tuple
+    callbacks: tuple[list, list] = ((), ()),
+    verbose=0,
+) -> tuple[VQVAE, Prior]:
+    """Trains both stages on streamed slices, with all workers, and resumes after an interruption.
+
+    A step of either stage sees `batch_size` slices over all workers. The first stage sees every
+    slice also mirrored; the second stage is `training.fit_prior`.
+
+    Args:
+        recipe: one of ours, for example of `SIZES`.
+        root: of the slices, as for `load_slices`.
+        folder: that all workers share; in the end it holds `vqvae.keras` and `prior.keras`.
+        worker: from `join_workers`.
+        callbacks: of both stages.
+        verbose: as for `fit`.
+
+    Returns:
+        Both stages, on this worker's own device.
+
+    Raises:
+        WorkerLostError: when another worker was lost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    train, validate = (
+        stream_slices(root, split, recipe.size, recipe.crop) for split in ("train", "validate")
+    )
+    vqvae = _train_vqvae(recipe, train, folder / "vqvae", worker, callbacks[0], verbose)
+    with local_scope():
+        local_vqvae = to_local(vqvae)
+    views = [_encode(local_vqvae, train, view, folder, worker) for view in range(recipe.views)]
+    unseen = _encode(local_vqvae, validate, 0, folder, worker)
+    training = np.concatenate(views), np.tile(train.slices, recipe.views)
+    with naming_lost_workers(folder / "prior", worker):
+        checkpoint = SharedCheckpoint(folder / "prior", worker, "val_loss")
+        prior, _ = fit_prior(
+            recipe,
+            vqvae.num_embeddings,
+            (*training, min(recipe.views, 2) * len(train)),
+            ((unseen, validate.slices), unseen),
+            callbacks[1],
+            checkpoint,
+            verbose,
+            worker,
+        )
+    checkpoint.take_best()
+    with local_scope():
+        local_prior = to_local(prior)
+        if worker.rank == 0:
+            save_model(local_vqvae, folder / "vqvae.keras")
+            save_model(local_prior, folder / "prior.keras")
+    return local_vqvae, local_prior
+
+
+def _train_vqvae(recipe, train: SliceStream, folder: Path, worker, callbacks, verbose) -> VQVAE:
+    schedule, count = recipe.vqvae_schedule, len(train)
+
+    def read(indices):
+        images = train.read(indices % count)
+        mirrored = indices >= count
+        images[mirrored] = images[mirrored, :, ::-1]
+        return images, images
+
+    sample = train.read(range(0, count, -(-count // 200)))
+    vqvae = improved_vqvae(float(sample.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
+    vqvae.compile(keras.optimizers.Adam(learning_rate(schedule.learning_rate, schedule.steps)))
+    batches = Batches(read, 2 * count, schedule.batch_size, recipe.seed, worker)
+    fit_together(vqvae, batches, schedule.steps, folder, worker, callbacks, verbose)
+    return vqvae
+
+
+def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: Worker):
+    """The code maps of a stream, int (N, h, w), each worker encoding its part.
+
+    View 0 are the slices as they are, view 1 mirrored, later views shifted and mirrored by chance.
+    """
+    part = np.array_split(np.arange(len(stream)), worker.count)[worker.rank]
+    codes = []
+    for number, chunk in enumerate(np.array_split(part, max(1, -(-len(part) // 256)))):
+        images = stream.read(chunk)
+        if view == 1:
+            images = images[:, :, ::-1]
+        elif view > 1:
+            images = shifted_and_mirrored(images, (view, worker.rank, number))
+        with local_scope():
+            codes.append(vqvae.encode(images))
+    return gather(np.concatenate(codes), folder / f"codes-{view}", worker)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.train_together", description=__doc__)
+    parser.add_argument("size", choices=list(SIZES), help="side of the slices in pixels")
+    parser.add_argument("folder", type=Path, help="that all workers share")
+    arguments = parser.parse_args()
+    recipe = SIZES[arguments.size]
+    worker = join_workers() if keras.backend.backend() == "jax" else Worker()
+    keras.utils.set_random_seed(recipe.seed)
+    train_together(recipe, data_root(), arguments.folder, worker, verbose=2)
+
+
+if __name__ == "__main__":
+    ending_with_a_sentence(main)
