@@ -164,25 +164,25 @@ def slice_interval(function: Callable) -> None:
     def width(interval) -> float:
         return (interval[1] - interval[0]) / theory
 
-    once = (values, 0)
+    arguments = (values, 0)
     cases = [
         (
-            once,
+            arguments,
             lambda interval: width(interval) > 1e-6,
             "All means are equal: sample *with* replacement.",
         ),
         (
-            once,
+            arguments,
             lambda interval: interval[0] < values.mean() < interval[1],
             "The interval should contain the mean of the values.",
         ),
         (
-            once,
+            arguments,
             lambda interval: width(interval) < 3,
             "Far too wide: this is the spread of the slices, not of their mean.",
         ),
         (
-            once,
+            arguments,
             lambda interval: 0.85 < width(interval) < 1.15,
             "Nearly. Which two percentiles have 95 % of the means between them, and are a few "
             "thousand means enough?",

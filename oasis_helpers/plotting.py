@@ -59,8 +59,7 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
     """One legend below panels that name the same things, else one in each panel."""
     entries = [axis.get_legend_handles_labels() for axis in axes.flat]
     if len(entries) > 1 and len({tuple(names) for _, names in entries}) == 1:
-        handles, names = entries[0]
-        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4))
+        figure.legend(*entries[0], loc="outside lower center", ncols=min(len(entries[0][1]), 4))
     else:
         for axis in axes.flat:
             axis.legend(fontsize=9)
@@ -210,6 +209,7 @@ def bars(panels: Panels, x_label: str = "", highlight: str = "") -> Figure:
             decimals = 2 - int(np.floor(np.log10(max(1e-9, *lengths))))
             axis.bar_label(bar, fmt=f"%.{max(0, decimals)}f", padding=3, fontsize=9)
         axis.set_xlabel(x_label)
+        axis.locator_params(axis="x", nbins=9 // len(panels) + 1)
         axis.margins(x=0.3 if len(panels) > 1 else 0.1, y=0.02)  # room for the values
     axes[0, 0].set_yticks(range(len(rows)), rows, fontsize=10)
     axes[0, 0].invert_yaxis()
