@@ -33,9 +33,9 @@ TIMINGS = ("sampling", "image_sizes", "speed")  # the same for any slices
 def measure(name: str) -> None:
     """Measures one comparison on the active data set; prints and stores its results."""
     root, data = pretrained.data_root(), pretrained.data_name()
-    kept = data == "oasis1" or name in TIMINGS
-    file = (pretrained.RESULTS if kept else BUILD / "results") / f"{name}.json"
-    reason = "" if kept else ", because data/results/ is for real slices"
+    stored = data == "oasis1" or name in TIMINGS
+    file = (pretrained.RESULTS if stored else BUILD / "results") / f"{name}.json"
+    reason = "" if stored else ", because data/results/ is for real slices"
     again = "; what it holds is not measured again" if "file" in EXPERIMENTS[name] else ""
     print(f"{name} on {root}; results go to {file}{reason}{again}", flush=True)
     known = {

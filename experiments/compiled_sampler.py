@@ -90,11 +90,11 @@ def sample_maps(prior: GatedPixelCNN, temperature, slice_index, uniform, codes):
     condition = prior.slice_embedding(slice_index)
     positions = ops.reshape(prior.position_embedding.embeddings, (height, width, 1, filters))
     # How many rows above, and columns to the left, each block remembers.
-    reach = [block.radius + block.shift for block in (prior.first, *prior.gated)]
+    spans = [block.radius + block.shift for block in (prior.first, *prior.gated)]
 
     def sample_row(row, state):
-        codes, previous, above, memory = state
-        vertical, biases, above = vertical_stack(prior, above, positions[row], condition)
+        codes, previous, upper, memory = state
+        vertical, biases, upper = vertical_stack(prior, upper, positions[row], condition)
 
         def sample_code(column, state):
             codes, previous, left, memory = state
@@ -108,27 +108,28 @@ def sample_maps(prior: GatedPixelCNN, temperature, slice_index, uniform, codes):
             previous = prior.code_embedding(code)
             return codes, previous, (moved(left[0], previous), *left[1:]), memory
 
-        left = tuple(ops.zeros((columns, maps, filters)) for columns in reach)
+        left = tuple(ops.zeros((columns, maps, filters)) for columns in spans)
         start = (codes, previous, left, memory)
         codes, previous, _, memory = ops.fori_loop(0, width, sample_code, start)
-        above = (moved(above[0], prior.code_embedding(codes[row])), *above[1:])
-        return codes, previous, above, memory
+        upper = (moved(upper[0], prior.code_embedding(codes[row])), *upper[1:])
+        return codes, previous, upper, memory
 
-    above = tuple(ops.zeros((rows, width, maps, filters)) for rows in reach)
+    upper = tuple(ops.zeros((rows, width, maps, filters)) for rows in spans)
     keys = ops.zeros((maps, prior.num_heads, height * width, filters // prior.num_heads))
-    start = (codes, ops.zeros((maps, filters)), above, {at: (keys, keys) for at in prior.attention})
+    memory = {after: (keys, keys) for after in prior.attention}
+    start = (codes, ops.zeros((maps, filters)), upper, memory)
     return ops.fori_loop(0, height, sample_row, start)[0]
 
 
-def vertical_stack(prior: GatedPixelCNN, above, position, condition):
+def vertical_stack(prior: GatedPixelCNN, upper, position, condition):
     """A row's features (w, m, C), each block's horizontal bias, and the rows to remember."""
-    x, bias = vertical(prior.first, above[0], condition)
-    x, biases, kept = x + position, [bias], [above[0]]
-    for block, rows in zip(prior.gated, above[1:]):
+    x, bias = vertical(prior.first, upper[0], condition)
+    x, biases, windows = x + position, [bias], [upper[0]]
+    for block, rows in zip(prior.gated, upper[1:]):
         rows = ops.concatenate([rows, x[None]])
         new, bias = vertical(block, rows, condition)
-        x, biases, kept = x + new, [*biases, bias], [*kept, rows[1:]]
-    return x, biases, tuple(kept)
+        x, biases, windows = x + new, [*biases, bias], [*windows, rows[1:]]
+    return x, biases, tuple(windows)
 
 
 def vertical(block: GatedBlock, rows, condition):
@@ -143,14 +144,15 @@ def vertical(block: GatedBlock, rows, condition):
 
 def horizontal_stack(prior: GatedPixelCNN, x, left, biases, memory, position):
     """A position's features (m, C), the columns to remember, and the attention's memory."""
-    x, kept, memory = x + horizontal(prior.first, left[0], biases[0]), [left[0]], dict(memory)
+    x, windows, memory = x + horizontal(prior.first, left[0], biases[0]), [left[0]], dict(memory)
     for number, block in enumerate(prior.gated):
         columns = ops.concatenate([left[number + 1], x[None]])
-        x, kept = x + horizontal(block, columns, biases[number + 1]), [*kept, columns[1:]]
+        x = x + horizontal(block, columns, biases[number + 1])
+        windows.append(columns[1:])
         if layer := prior.attention.get(str(number)):
             new, memory[str(number)] = attend(layer, x, *memory[str(number)], position)
             x = x + new
-    return x, tuple(kept), memory
+    return x, tuple(windows), memory
 
 
 def horizontal(block: GatedBlock, columns, bias):

@@ -3,7 +3,7 @@
 One reconstruction-trained decoder is fine-tuned in three ways, for the same number of steps and
 with the same codes: with its own loss; with a perceptual loss as well, the distance between the
 features of original and decoded in a fixed network (Johnson et al. 2016, arXiv 1603.08155), here
-the feature network that judges sets of slices; and against a discriminator. They are scored on
+the feature network that scores sets of slices; and against a discriminator. They are scored on
 *validation* subjects.
 """
 

@@ -1,7 +1,7 @@
 """How much faster are the cached and the compiled sampler than the usual loop?
 
 All three sample the same maps in one run on square grids of several sizes. The network has the size
-of the shipped prior and is untrained, because the time does not depend on what it has learnt. No
+of the shipped prior and is untrained, because the time does not depend on its training. No
 slices are needed.
 """
 

@@ -1,7 +1,7 @@
-"""How fast is each stage, beside two plain recipes?
+"""How fast is each stage, compared with two simpler recipes?
 
 Training steps of both stages and sampling are timed in one run, on blank slices: the time does not
-depend on what is in the images or on what the networks have learnt. How good the result is,
+depend on what is in the images or on how well the networks are trained. How good the result is,
 `time_to_target` measures. No slices are needed.
 """
 
@@ -50,8 +50,8 @@ def measure(steps: int = 8, maps: int = 8) -> dict:
     """Times so many steps of every network, and the sampling of so many maps side by side.
 
     Returns:
-        {"machine", "recipes": {name: as `stage_times`}, "ratios": {name of a plain recipe: how many
-        times as many "images", "maps" and "samples" ours processes per second}}.
+        {"machine", "recipes": {name: as `stage_times`}, "ratios": {name of a simpler recipe:
+        {"images", "maps", "samples": how many times as many ours processes per second}}}.
     """
     rows = {name: stage_times(name, steps, maps) for name in VARIANTS}
     ours = rows["improved"]
