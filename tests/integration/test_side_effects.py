@@ -75,7 +75,16 @@ def no_seeding(monkeypatch):
         monkeypatch.setattr(module, name, fail)
 
 
-def test_training_and_sampling_seed_nothing_global(no_seeding):
+@pytest.fixture
+def eager():
+    """Runs TensorFlow's functions step by step: a step of a small network needs no compiling."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+def test_training_and_sampling_seed_nothing_global(no_seeding, eager):
     rng = np.random.default_rng(0)
     images = rng.random((32, 16, 16, 1)).astype("float32")
     slices = SliceSet(images, np.repeat([1, 2], 16), np.arange(32), "train", Path())

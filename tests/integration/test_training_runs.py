@@ -58,7 +58,8 @@ def test_the_second_stage_learns_codes_and_slice_indices(make, uses_index):
     assert curve[-1] < 0.5 * curve[0]
     if uses_index:
         right, none, wrong = (
-            prior.log_prob(codes, index).mean() for index in (slices, NO_CONDITION, (slices + 1) % 4)
+            prior.log_prob(codes, index).mean()
+            for index in (slices, NO_CONDITION, (slices + 1) % 4)
         )
         assert right > none > wrong
     maps = sample_codes(prior, 8, 2, seed=1)

@@ -9,6 +9,7 @@ from oasis_helpers.recipes import improved_vqvae
 
 REGION = (0, 4, 32, 24)
 LOSSES = ("reconstruction_loss", "adversarial_loss", "feature_loss", "discriminator_loss")
+OFF = {"reconstruction_weight": 0.0, "adversarial_weight": 0.0, "feature_weight": 0.0}
 
 
 @pytest.fixture
@@ -50,14 +51,26 @@ def test_codes_stay_and_the_decoder_learns(vqvae, images):
 
 
 def test_the_discriminators_loss_moves_the_discriminator_only(vqvae, images):
-    off = {"reconstruction_weight": 0.0, "adversarial_weight": 0.0, "feature_weight": 0.0}
-    assert train_two_steps(vqvae, images, **off)[0] == [False, True]
+    assert train_two_steps(vqvae, images, **OFF)[0] == [False, True]
+
+
+def test_the_decoders_terms_leave_the_discriminator_alone(vqvae, images):
+    """Its weights after a step of gradient descent are the same with these terms and without."""
+    start, after = patch_discriminator(32, REGION, filters=8).get_weights(), []
+    for weights in (OFF, {"adversarial_weight": 5.0, "feature_weight": 5.0}):
+        discriminator = patch_discriminator(32, REGION, filters=8)
+        discriminator.set_weights(start)
+        model = AdversarialDecoder(vqvae, discriminator, **weights)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.train_on_batch(vqvae.encode(images), images)
+        after.append(discriminator.get_weights())
+    for without, with_terms in zip(*after):
+        np.testing.assert_allclose(with_terms, without, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("weight", ["adversarial_weight", "feature_weight"])
 def test_each_term_of_the_decoder_moves_the_decoder(vqvae, images, weight):
-    off = {"reconstruction_weight": 0.0, "adversarial_weight": 0.0, "feature_weight": 0.0}
-    assert train_two_steps(vqvae, images, **off | {weight: 1.0})[0] == [True, True]
+    assert train_two_steps(vqvae, images, **OFF | {weight: 1.0})[0] == [True, True]
 
 
 def test_the_discriminator_sees_the_region_only(images):

@@ -241,9 +241,7 @@ def black_slices(folder):
 
 
 @pytest.mark.parametrize(("break_it", "words", "options"), FAULTS)
-def test_fault_in_a_folder_is_named(
-    slice_root, train_folder, refused, break_it, words, options
-):
+def test_fault_in_a_folder_is_named(slice_root, train_folder, refused, break_it, words, options):
     break_it(train_folder)
     arguments = {"split": "train", "size": 16} | options
     refused(lambda: load_slices(slice_root, **arguments), *words, error=SliceDataError)

@@ -28,9 +28,7 @@ def ended(command, capsys):
 
 def test_a_mistake_of_the_user_ends_with_its_sentence(capsys):
     code, reason = ended(lambda: load_slices(".", "exam"), capsys)
-    assert code == 1 and reason == (
-        "Unknown split 'exam': choose one of train, validate, test."
-    )
+    assert code == 1 and reason == ("Unknown split 'exam': choose one of train, validate, test.")
 
 
 def test_an_error_of_the_system_becomes_a_sentence(capsys):

@@ -23,7 +23,7 @@ def test_profile(monkeypatch, refused):
     monkeypatch.setenv("OASIS_PROFILE", "full")
     assert pretrained.profile() == "full"
     monkeypatch.setenv("OASIS_PROFILE", "quick")
-    refused(pretrained.profile, "OASIS_PROFILE is 'quick'; expected \"tour\" or \"full\".")
+    refused(pretrained.profile, 'OASIS_PROFILE is \'quick\'; expected "tour" or "full".')
 
 
 def test_active_data_set(monkeypatch, slice_root):
@@ -215,9 +215,7 @@ def test_broken_weights_are_refused(weights, refused, monkeypatch, break_it, wor
         {"weights": {"vqvae": "0" * 64, "prior": "0" * 64}},
     ],
 )
-def test_scores_of_other_weights_are_refused(
-    weights, vqvae, prior, refused, monkeypatch, changes
-):
+def test_scores_of_other_weights_are_refused(weights, vqvae, prior, refused, monkeypatch, changes):
     monkeypatch.setattr(pretrained, "load_stages", lambda folder: (vqvae, prior))  # saves seconds
     assert load_pretrained("oasis1").vqvae is vqvae
     change_scores(weights / "oasis1", changes)

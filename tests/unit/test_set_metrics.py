@@ -64,8 +64,9 @@ def test_kid_against_a_sum_by_hand():
 
 def test_kid_leaves_pairs_within_a_subject_out():
     """A second copy of every slice under its subject's name adds no new pair."""
-    one, other = (FeatureSet(np.random.default_rng(i).normal(size=(6, 2)), np.arange(6))
-                  for i in range(2))
+    one, other = (
+        FeatureSet(np.random.default_rng(i).normal(size=(6, 2)), np.arange(6)) for i in range(2)
+    )
     twice = FeatureSet(np.repeat(one.values, 2, 0), np.repeat(one.subjects, 2))
     expected = set_metrics.kid(one, other).mean
     assert set_metrics.kid(twice, other).mean == pytest.approx(expected)

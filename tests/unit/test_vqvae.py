@@ -112,7 +112,10 @@ ENCODE = {
 }
 DECODE = {
     "grid": (CODES[:, 1:], "decode got code maps of shape (2, 3, 4); expected (N, 4, 4)."),
-    "too high": (CODES + 12, "decode got codes from 12 to 12; expected 0 to 11: these codes belong"),
+    "too high": (
+        CODES + 12,
+        "decode got codes from 12 to 12; expected 0 to 11: these codes belong",
+    ),
     "negative": (CODES - 1, "decode got codes from -1 to -1; expected 0 to 11"),
     "fractions": (CODES / 2, "decode got codes of type float64, not integers; expected 0 to 11"),
 }
