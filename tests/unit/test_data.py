@@ -312,7 +312,9 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, full_disk):
         temporary.write_text("half")
         raise KeyError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
-    write_bytes(file, b"after")
+    with open(file) as reader:  # a reader that opened the old file still sees the old file
+        write_bytes(file, b"after")
+        assert reader.read() == "before"
     assert [path.read_text() for path in tmp_path.iterdir()] == ["after"]
 
 

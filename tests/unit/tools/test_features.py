@@ -45,6 +45,6 @@ def test_sensitivity_has_a_kid_for_each_corruption():
 
 @pytest.mark.parametrize("name", ["oasis1", "cohort"])
 def test_shipped_feature_networks_are_those_that_were_fixed(name):
-    """data/features/README.md: a changed network may judge only weights trained after it."""
+    """data/features/README.md: a changed network may score only weights trained after it."""
     stated = (FEATURES / "README.md").read_text()
     assert hashlib.sha256((FEATURES / f"{name}.keras").read_bytes()).hexdigest() in stated
