@@ -29,7 +29,7 @@ from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import VQVAE
 
 WEIGHTS = REPOSITORY / "data" / "weights"
-FEATURES = REPOSITORY / "data" / "features"  # feature networks, which judge sets of slices
+FEATURES = REPOSITORY / "data" / "features"  # feature networks, which score sets of slices
 RESULTS = REPOSITORY / "data" / "results"
 COHORT = REPOSITORY / "data" / "cohort"
 CHECKPOINTS = REPOSITORY / "build" / "train"  # of unfinished trainings

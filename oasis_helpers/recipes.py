@@ -1,6 +1,6 @@
 """Both recipes, side by side: the networks of the VQ-VAE, and how each set of weights is trained.
 
-`reference_vqvae` is the plain recipe that courses teach, `improved_vqvae` is ours. `RECIPES` says
+`reference_vqvae` is the recipe that courses teach, `improved_vqvae` is ours. `RECIPES` says
 for each set of weights in `data/weights/` which networks it has and how long they are trained.
 """
 

@@ -1,6 +1,6 @@
 """How similar is a set of generated slices to real ones? Distances between *sets*, with baselines.
 
-A new brain should differ from every given one, so no score between two images judges it. What is
+A new brain should differ from every given one, so no score between two images measures it. What is
 compared are sets: generated slices against real ones of test subjects, in the feature space of a
 small network. It was trained on real training slices to predict the slice index, the subject, and
 the kind of corruption. Slices of one subject are nearly copies of each other, so subjects are the

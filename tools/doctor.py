@@ -50,8 +50,8 @@ def check_disk() -> tuple[str, str]:
 def check_packages() -> tuple[str, str]:
     """Installed versions against the lock; what has a marker may belong to another system."""
     lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
-    found = [(package.name, package.version) for package in metadata.distributions()]
-    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+    packages = ((package.name, package.version) for package in metadata.distributions())
+    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in packages}
     pins = re.findall(r"^([\w.-]+)==(\S+)( ;)?", lock, re.MULTILINE)
     locked = {(name, version) for name, version, _ in pins}
     needed = {name for name, _, marker in pins if not marker}
@@ -99,9 +99,9 @@ def check_data() -> tuple[str, str]:
 
 def check_writable(folder: Path, otherwise: str = "FAIL") -> tuple[str, str]:
     """Whether files can be written to this folder, or to the one that it will be made in."""
-    place = next(place for place in (folder, *folder.parents) if place.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=place).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         return otherwise, f"{folder}: not writable ({error.strerror}); change its permissions"
     return "ok", f"{folder}: writable"
@@ -113,16 +113,16 @@ def diagnose() -> list[tuple[str, str]]:
         return [python]
     cache = Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
     checks = (check_cores, check_memory, check_disk, check_packages, check_backend)
-    found = [python, *(check() for check in (*checks, check_profile, check_data))]
-    found += [check_writable(REPOSITORY / name) for name in ("build", "data")]
-    return [*found, check_writable(cache, "warn")]
+    results = [python, *(check() for check in (*checks, check_profile, check_data))]
+    results += [check_writable(REPOSITORY / name) for name in ("build", "data")]
+    return [*results, check_writable(cache, "warn")]
 
 
 def main() -> None:
     """Prints a line for each check; exits with 1 where the course cannot run."""
-    found = diagnose()
-    print("\n".join(f"{status:<4}  {text}" for status, text in found))
-    sys.exit(any(status == "FAIL" for status, _ in found))
+    results = diagnose()
+    print("\n".join(f"{status:<4}  {text}" for status, text in results))
+    sys.exit(any(status == "FAIL" for status, _ in results))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Trains the feature network of the active data set: `python -m tools.features`.
 
-It judges sets of generated slices (`oasis_helpers.set_metrics`), so train it before the weights
+It scores sets of generated slices (`oasis_helpers.set_metrics`), so train it before the weights
 that it scores, and do not change it afterwards: `data/features/README.md`.
 """
 

@@ -1,8 +1,8 @@
 """Writes the tables of measured results into pages: `python -m tools.tables`.
 
 A page has marks around each table, `<!-- results -->` ... `<!-- /results -->`. The tables come from
-`scores.json` files and kept results, so no figure is written by hand. The picture of generated slices
-is made again as well.
+`scores.json` files and kept results, so no figure is written by hand. The picture of generated
+slices is made again as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from oasis_helpers.pretrained import WEIGHTS
 from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
-PICTURED = "oasis1"  # the weights whose samples README shows
+PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
 
 
 def main() -> None:
@@ -97,11 +97,54 @@ def results_table() -> str:
     return markdown(columns, rows)
 
 
+def headline_table() -> str:
+    """Our weights beside the reference and beside real slices, in five lines."""
+    ours, reference = (read_json(WEIGHTS / name / "scores.json") for name in (PICTURED, REFERENCE))
+    real = ours["set_metrics"]["real"]
+
+    def both(measure: Callable) -> tuple[str, str]:
+        return measure(ours), measure(reference)
+
+    def bits(scores: dict) -> str:
+        prior = scores["prior_test"]
+        return f"{prior['bits_per_code'][0]:.2f} ({prior['baselines']['per position']:.2f})"
+
+    def precision_recall(row: dict) -> str:
+        return f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}"
+
+    rows = [
+        (
+            "brain SSIM of reconstructions",
+            *both(lambda scores: _with_interval(scores["test"]["brain_ssim"])),
+            "1",
+        ),
+        (
+            "high-frequency power of reconstructions",
+            *both(lambda s: f"{100 * s['test']['sharpness']['high_frequency_power']:.0f} %"),
+            "100 %",
+        ),
+        ("bits per code (baseline per position)", *both(bits), ""),
+        (
+            "KID of samples",
+            *both(lambda scores: _with_interval(scores["set_metrics"]["samples"]["kid"])),
+            _with_interval(real["kid"]),
+        ),
+        (
+            "precision, recall of samples",
+            *both(lambda scores: precision_recall(scores["set_metrics"]["samples"])),
+            precision_recall(real),
+        ),
+    ]
+    headings = ("score", f"`{PICTURED}`", f"`{REFERENCE}`", "real slices")
+    return markdown(
+        {heading: lambda row, at=at: row[at] for at, heading in enumerate(headings)}, rows
+    )
+
+
 def set_metrics_table() -> str:
     """Sets of slices against the real ones of test subjects, from two `scores.json`."""
     ours, reference = (
-        read_json(WEIGHTS / name / "scores.json")["set_metrics"]
-        for name in (PICTURED, f"{PICTURED}-reference")
+        read_json(WEIGHTS / name / "scores.json")["set_metrics"] for name in (PICTURED, REFERENCE)
     )
     rows = [
         ("real, other subjects", ours["real"]),
@@ -181,6 +224,7 @@ def speed_table() -> str:
 
 
 TABLES = {
+    "headline": headline_table,
     "results": results_table,
     "set metrics": set_metrics_table,
     "tokenizers": tokenizers_table,

@@ -34,6 +34,7 @@ from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
 from oasis_helpers.data import SPLITS
 
 RECORD = "cohort.json"
+MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
 MAX_SUBJECTS = 999  # case_NNN
 MAX_WORKERS = 8  # a subject in the making holds about 100 MB
@@ -42,14 +43,14 @@ FRAME = 256  # pixels a side
 ROWS, COLUMNS = slice(36, 220), slice(52, 204)  # the part of the frame that a brain can reach
 BOX = (SLICES, ROWS.stop - ROWS.start, COLUMNS.stop - COLUMNS.start)
 
-# Where the slab lies in the template: MNI axes, x to the right, y to the front, z up, in mm.
-CROP = (slice(20, 178), slice(20, 218), slice(50, 122))  # what a slab can reach, in 1 mm voxels
+# Where the axial stack is in the template: MNI axes, x to the right, y to the front, z up, in mm.
+CROP = (slice(20, 178), slice(20, 218), slice(50, 122))  # all that it can contain, in 1 mm voxels
 ORIGIN = np.array([98, 134, 72]) - [part.start for part in CROP]  # voxel of MNI 0, 0, 0 in it
 STACK_CENTRE = np.array([0.0, -16.0, 11.8])  # MNI mm, middle of the frame and of the 32 slices
 STACK_SPACING = np.array([1.036, 1.044, 0.956])  # MNI mm a column, a row, a slice: z -3.0 to 26.6
 STACK_PITCH = -0.07  # radians about x, from MNI's horizontal to Talairach's
 
-# Shape. Random fields are drawn on a coarse grid and enlarged.
+# Shape. Random fields are sampled on a coarse grid and enlarged.
 CELL = 4  # pixels
 WARPS = ((14.0, 2.2), (7.0, 1.9), (4.0, 1.0))  # Gaussian sigma and standard deviation, both mm
 CORE_WARP = 0.33  # share of the warps that the deep nuclei get; they differ less than folds do
@@ -57,7 +58,7 @@ OUTLINE_JITTER = ((12.0, 0.3),)  # mm, mm; the real outline hardly differs betwe
 TURN = 0.012  # radians about each axis, standard deviation
 STRETCH = 0.012  # of each axis, standard deviation
 PUSH = (-2.0, 7.5)  # mm by which the ventricles' walls move outwards, youngest to most atrophied
-PUSH_REACH, PUSH_REACH_INSIDE = 15.0, 3.0  # mm from the wall over which that fades
+PUSH_RANGE, PUSH_RANGE_INSIDE = 15.0, 3.0  # mm from the wall over which that fades
 OPEN_WITHIN = 3.0  # mm inside the moved wall from where on there is nothing but fluid
 
 # Tissue is one number: 0 fluid, 0.5 grey matter, 1 white matter.
@@ -79,11 +80,11 @@ NOISE = (2.0, 5.0)  # grey levels, range of Rician sigma
 class Template(NamedTuple):
     """What every subject is made from, float32.
 
-    One volume of the template, then maps in the slab's box of (32, 184, 152) voxels.
+    One volume of the template, then maps in the stack's box of (32, 184, 152) voxels.
     """
 
     tissue: np.ndarray  # (158, 198, 72): 0 fluid, 0.5 grey, 1 white
-    points: np.ndarray  # (3, ...), voxel of that volume under each slab voxel
+    points: np.ndarray  # (3, ...), voxel of that volume under each voxel of the stack
     cortex: np.ndarray  # 0 to 1, where folds may differ between subjects
     depth: np.ndarray  # mm inside the brain mask, negative outside
     rim: np.ndarray  # tissue that fluid takes away under the mask's edge
@@ -215,14 +216,14 @@ def _load_template() -> Template:
     cortex *= np.clip((np.sqrt(deep_nuclei) - 0.9) / 0.25, 0, 1)
 
     wall = ndimage.gaussian_filter(_signed_distance(_find_ventricles(t1, x, y, z)), 2.0)
-    points = _slab_points()
-    slab = functools.partial(ndimage.map_coordinates, coordinates=points, order=1, mode="nearest")
-    outwards = np.stack([slab(component) for component in np.gradient(wall)])
+    points = _stack_points()
+    sample = functools.partial(ndimage.map_coordinates, coordinates=points, order=1, mode="nearest")
+    outwards = np.stack([sample(component) for component in np.gradient(wall)])
     cortex = cortex.astype(np.float32)
-    freedom = CORE_WARP + (1 - CORE_WARP) * slab(ndimage.gaussian_filter(cortex, 3.0))
-    depth = -slab(_signed_distance(brain))
+    freedom = CORE_WARP + (1 - CORE_WARP) * sample(ndimage.gaussian_filter(cortex, 3.0))
+    depth = -sample(_signed_distance(brain))
     rim = RIM * np.exp(-((np.maximum(depth, 0) / RIM_WIDTH) ** 2))
-    return Template(tissue, points, slab(cortex), depth, rim, freedom, slab(wall), outwards)
+    return Template(tissue, points, sample(cortex), depth, rim, freedom, sample(wall), outwards)
 
 
 def _find_ventricles(t1: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -245,8 +246,8 @@ def _signed_distance(mask: np.ndarray) -> np.ndarray:
     return (outside - ndimage.distance_transform_edt(mask)).astype(np.float32)
 
 
-def _slab_points() -> np.ndarray:
-    """The template voxel under each voxel of the slab's box, float32 (3, 32, 184, 152)."""
+def _stack_points() -> np.ndarray:
+    """The template voxel under each voxel of the stack's box, float32 (3, 32, 184, 152)."""
     k, row, column = np.mgrid[:SLICES, ROWS, COLUMNS].astype(np.float32)
     middle = (FRAME - 1) / 2
     x = (column - middle) * STACK_SPACING[0]
@@ -258,9 +259,9 @@ def _slab_points() -> np.ndarray:
 
 
 def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
-    """Template points of one subject's slab voxels, float32 (3, 32, 184, 152).
+    """Template points of one subject's voxels, float32 (3, 32, 184, 152).
 
-    A small affine change about the slab's middle, and smooth warps at several scales.
+    A small affine change about the stack's middle, and smooth warps at several scales.
     """
     middle = (STACK_CENTRE + ORIGIN)[:, None]
     spin = rng.normal(0, TURN, 3)
@@ -275,7 +276,7 @@ def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
 
 def _fade(wall: np.ndarray) -> np.ndarray:
     """Share of the ventricles' growth that a place moves by, from its distance to their wall."""
-    return np.exp(-((np.where(wall > 0, wall / PUSH_REACH, wall / PUSH_REACH_INSIDE)) ** 2))
+    return np.exp(-((np.where(wall > 0, wall / PUSH_RANGE, wall / PUSH_RANGE_INSIDE)) ** 2))
 
 
 def _folds(rng: np.random.Generator) -> np.ndarray:
@@ -297,16 +298,16 @@ def _grey_levels(tissue: np.ndarray, sulci: float, rng: np.random.Generator) -> 
     grain = ndimage.gaussian_filter(rng.standard_normal(BOX, np.float32), TEXTURE_SIGMA)
     levels += TEXTURE / grain.std() * grain
     sigma = np.float32(rng.uniform(*NOISE))
-    real, imaginary = sigma * rng.standard_normal((2, *BOX), np.float32)
-    return np.hypot(levels + real, imaginary)
+    real, quadrature = sigma * rng.standard_normal((2, *BOX), np.float32)
+    return np.hypot(levels + real, quadrature)
 
 
 def _smooth_field(
     scales: tuple[tuple[float, float], ...], rng: np.random.Generator, cell: int = CELL
 ) -> np.ndarray:
-    """Gaussian random field over the slab's box, float32 (32, 184, 152).
+    """Gaussian random field over the stack's box, float32 (32, 184, 152).
 
-    The sum of one field for each (kernel's sigma in voxels, standard deviation), drawn with one
+    The sum of one field for each (kernel's sigma in voxels, standard deviation), sampled with one
     value every `cell`.
     """
     coarse = [(size - 1) // cell + 2 for size in BOX]
@@ -356,7 +357,7 @@ def _write_cohort(root: pathlib.Path, subjects: tuple[int, ...], seed: int, work
 def _record(subjects: tuple[int, ...], seed: int) -> dict:
     """What `cohort.json` says: parameters first, then what the slices are."""
     return {
-        "made_by": "oasis_helpers.cohort",
+        "made_by": MADE_BY,
         "version": VERSION,
         "subjects": list(subjects),
         "seed": seed,
@@ -371,8 +372,8 @@ def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:
         return False
     advice = "nothing was changed: give another folder, or move that one away and try again."
     try:
-        found = json.loads((root / RECORD).read_text())
-        made_by_us = found["made_by"] == "oasis_helpers.cohort"
+        record = json.loads((root / RECORD).read_text())
+        made_by_us = record["made_by"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         made_by_us = False
     if not made_by_us:
@@ -381,8 +382,8 @@ def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:
         )
     asked = _record(subjects, seed)
     parameters = ("version", "subjects", "seed")
-    if any(found.get(name) != asked[name] for name in parameters):
-        had, want = (", ".join(f"{n} {r.get(n)}" for n in parameters) for r in (found, asked))
+    if any(record.get(name) != asked[name] for name in parameters):
+        had, want = (", ".join(f"{n} {r.get(n)}" for n in parameters) for r in (record, asked))
         raise FileExistsError(f"{root} holds another cohort ({had}, not {want}); {advice}")
     slices = sum(1 for _ in root.glob(f"{FOLDER}/*/case_*_slice_*.nii.png"))
     if slices != SLICES * sum(subjects):

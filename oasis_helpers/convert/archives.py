@@ -1,0 +1,136 @@
+"""The files of a folder or of an archive, read on demand and only into memory.
+
+An archive with an unsafe member is rejected before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from oasis_helpers import data
+from oasis_helpers.data import SliceDataError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MAX_MEMBER = 256  # MiB that one member of an archive may declare
+MAX_TOTAL = 64  # GiB that all members may declare; a disc of OASIS-1 has about 5 GiB
+UNREADABLE = (*data.UNREADABLE, tarfile.TarError)  # raised for a damaged file, image or archive
+
+
+class SourceFile(NamedTuple):
+    """One file of a source; its name is the path inside the source."""
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+    def content(self) -> bytes:
+        """All bytes of the file; raises `SliceDataError` for an empty or unreadable file."""
+        try:
+            if content := self.read():
+                return content
+            reason = "the file is empty"
+        except UNREADABLE as error:
+            reason = f"cannot be read ({error})"
+        raise SliceDataError([f"{self.name}: {reason}; download it again."])
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 hash in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def list_files(source: Path, open_archives: contextlib.ExitStack) -> list[SourceFile]:
+    """Every file of a folder or an archive, in an order in which reading is cheap.
+
+    Args:
+        source: the folder or the archive. Archives in a folder are listed like subfolders.
+        open_archives: keeps the archives open while their members are read.
+
+    Raises:
+        SliceDataError: the source is missing, or a part of it is unreadable or unsafe.
+    """
+    if source.is_file():
+        return _list_archive(source, "", open_archives)
+    if not source.is_dir():
+        raise SliceDataError([f"{source}: not there; give a folder or an archive of OASIS files."])
+    files, faults = [], []
+
+    def add_fault(error: OSError) -> None:
+        faults.append(f"{error.filename}: cannot be listed ({error.strerror}); allow reading it.")
+
+    for folder, subfolders, names in os.walk(source, onerror=add_fault):  # ignores links to folders
+        subfolders.sort()
+        for path in (Path(folder, name) for name in sorted(names)):
+            name = path.relative_to(source).as_posix()
+            if name.endswith(ARCHIVES):
+                try:
+                    files += _list_archive(path, f"{name}/", open_archives)
+                except SliceDataError as error:
+                    faults += error.faults
+            elif path.is_file():
+                files.append(SourceFile(name, path.stat().st_size, path.read_bytes))
+    if faults:
+        raise SliceDataError(faults)
+    return files
+
+
+def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) -> list[SourceFile]:
+    """The regular files of an archive, with `prefix` before their names."""
+    try:
+        if zipfile.is_zipfile(path):
+            archive = open_archives.enter_context(zipfile.ZipFile(path))
+            members = archive.infolist()
+            files = [SourceFile(m.filename, m.file_size, partial(archive.read, m)) for m in members]
+            regular = [not member.is_dir() for member in members]
+            links = [stat.S_ISLNK(member.external_attr >> 16) for member in members]
+        else:
+            archive = open_archives.enter_context(tarfile.open(path))
+            members = list(tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1))
+            files = [SourceFile(m.name, m.size, partial(_read, archive, m)) for m in members]
+            regular = [member.isfile() for member in members]
+            links = [member.issym() or member.islnk() for member in members]
+    except UNREADABLE as error:
+        expected = f"expected a folder, or an archive that ends in {', '.join(ARCHIVES)}"
+        raise SliceDataError(
+            [f"{path}: not a readable archive ({error}); {expected}; download it again."]
+        ) from error
+    dangers = list(filter(None, map(_danger_of, files, links)))
+    total = sum(file.size for file in files) / 2**30
+    if total > MAX_TOTAL:
+        dangers.append(f"declares {total:.0f} GiB of files, more than {MAX_TOTAL} GiB")
+    if dangers:
+        advice = "nothing was unpacked: get the archive from its publisher."
+        raise SliceDataError([f"{path}: {danger}; {advice}" for danger in dangers])
+    return [
+        file._replace(name=prefix + file.name.removeprefix("./"))
+        for file, is_regular in zip(files, regular)
+        if is_regular and not file.name.startswith("__MACOSX/")
+    ]
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    return archive.extractfile(member).read()
+
+
+def _danger_of(member: SourceFile, is_link: bool) -> str | None:
+    """Why a member makes its archive unsafe to read; None for a safe member."""
+    path = PureWindowsPath(member.name)  # knows drives, and separators of all systems
+    size = member.size / 2**20
+    reasons = {
+        "points outside of the archive's folder": ".." in path.parts,
+        "has an absolute path": path.anchor,
+        "is a link": is_link,
+        f"declares {size:.0f} MiB, more than {MAX_MEMBER} MiB": size > MAX_MEMBER,
+    }
+    return next((f"member {member.name!r} {reason}" for reason in reasons if reasons[reason]), None)
