@@ -1,4 +1,4 @@
-"""`fit` resumes exactly from any interruption; the order of batches is fixed; one process a folder."""
+"""`fit` resumes exactly; the order of batches is fixed; one process at a time uses a folder."""
 
 import dataclasses
 import os
