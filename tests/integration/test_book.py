@@ -67,7 +67,9 @@ def test_every_notebook_and_document_has_its_page(site, pages):
     assert [link for link in menu if re.match(r"notebooks/\d", link)] == [
         f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
     ]
-    in_menu = {f"{page.relative_to(REPOSITORY).with_suffix('')}.html" for page in documents - {readme}}
+    in_menu = {
+        f"{page.relative_to(REPOSITORY).with_suffix('')}.html" for page in documents - {readme}
+    }
     assert len(in_menu) > 5 and in_menu <= set(menu)
 
 
