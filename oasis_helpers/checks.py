@@ -1,8 +1,8 @@
-"""Checks of the exercises that a student fills in.
+"""Self-checks of the exercises.
 
 A check calls the student's function on small cases and prints one line: "not attempted yet" (also
-where a `return` was forgotten), a hint that says what is wrong without giving the answer away, or
-"passed" with what was tried. It never raises, so that a notebook with stubs runs to its end.
+if a `return` is missing), a hint that names the mistake but not the solution, or "passed" with the
+cases. A check never raises an error, so that a notebook with open exercises runs to its end.
 """
 
 from __future__ import annotations
@@ -10,40 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-# Arguments, whether what comes back is right (or a sentence on its form), else the hint.
-Trial = tuple[tuple, Callable[..., bool | str], str]
+# Arguments; the expected value, or a test of the result; the hint if the result is wrong.
+Case = tuple[tuple, object, str]
 
 
-def _judge(exercise: str, function: Callable, trials: list[Trial], tried: str) -> None:
-    """Calls the function on each trial, the simplest first, and prints the first that fails."""
+def _report(exercise: str, function: Callable, cases: list[Case], tried: str) -> None:
+    """Calls the function on the cases, the simplest first, and prints the first failure."""
     verdict = f"passed ({tried})"
-    for arguments, is_right, hint in trials:
+    for arguments, expected, hint in cases:
         try:
-            found = function(*arguments)
-            if found is None or found is Ellipsis:
+            result = function(*arguments)
+            if result is None or result is Ellipsis:
                 verdict = "not attempted yet, or nothing is returned"
                 break
-            right = is_right(found)
-        except Exception as error:  # whatever a student's code may raise
-            verdict = f"your code stopped with {type(error).__name__}: {error}"
-            break
-        if right is not True:
-            verdict = right or hint
+            failure = _failure(result, expected, hint)
+        except Exception as error:  # a student's code may raise anything
+            failure = f"your code stopped with {type(error).__name__}: {error}"
+        if failure:
+            verdict = failure
             break
     print(f"{exercise}: {verdict}")
 
 
-def _equals(expected) -> Callable:
-    """Whether what is found has, nearly, the expected values; a sentence if its shape is wrong."""
-
-    def is_right(found) -> bool | str:
-        if np.shape(found) != np.shape(expected):
-            return f"the result has shape {np.shape(found)}; expected {np.shape(expected)}."
-        return bool(np.allclose(found, expected, atol=1e-5))
-
-    return is_right
+def _failure(result, expected, hint: str) -> str:
+    """What is wrong with a result; "" if it is right."""
+    if callable(expected):
+        return "" if expected(result) else hint
+    if np.shape(result) != np.shape(expected):
+        return f"the result has shape {np.shape(result)}; expected {np.shape(expected)}."
+    return "" if np.allclose(result, expected, atol=1e-5) else hint
 
 
 # ----------------------------------------------------------------------------- 1. exploration
@@ -58,22 +54,19 @@ def mirror_difference(function: Callable) -> None:
     dirty = symmetric.copy()
     dirty[0, 0, 0] = 0.02  # below the threshold: not brain
     lopsided = symmetric.copy()
-    lopsided[0, 4:, 4:] = 0  # a quarter is missing, which its mirror image has
-    trials = [
-        ((symmetric,), _equals([0]), "A symmetric brain differs from its mirror image by nothing."),
-        ((half,), _equals([0.25]), "Take the mean over the brain's pixels, not over the frame."),
-        ((dirty,), _equals([0]), "Pixels up to BRAIN_THRESHOLD aren't brain: leave them out."),
-        ((lopsided,), _equals([1 / 6]), "Brain is what is brain in the slice, not in its mirror."),
-        (
-            (np.concatenate([symmetric, half]),),
-            _equals([0, 0.25]),
-            "Return one number for each picture, each over its own brain.",
-        ),
+    lopsided[0, 4:, 4:] = 0  # a quarter is missing, but its mirror image is there
+    both = np.concatenate([symmetric, half])
+    cases = [
+        ((symmetric,), [0], "A symmetric brain must not differ from its mirror image."),
+        ((half,), [0.25], "Take the mean over the brain's pixels, not over the frame."),
+        ((dirty,), [0], "Pixels up to BRAIN_THRESHOLD are not brain: leave them out."),
+        ((lopsided,), [1 / 6], "Use the brain pixels of the slice, not those of its mirror image."),
+        ((both,), [0, 0.25], "Return one number for each picture, each over its own brain."),
     ]
     tried = (
         "a symmetric brain, a half-dark one, dirt outside the brain, a lopsided one, two pictures"
     )
-    _judge("mirror_difference", function, trials, tried)
+    _report("mirror_difference", function, cases, tried)
 
 
 # -------------------------------------------------------------------------------- 2. building
@@ -81,38 +74,35 @@ def mirror_difference(function: Callable) -> None:
 
 def straight_through(function: Callable) -> None:
     """`straight_through(vectors, entries)`: two tensors (N, D) -> tensor (N, D)."""
+    import tensorflow as tf  # the other checks need no framework
 
-    def value_and_gradients(vectors, entries):
+    def part(number: int):
+        """The output (0), its gradient to the vectors (1) or to the entries (2)."""
+        sources = tf.constant([[0.2, 0.4]]), tf.constant([[1.0, 0.0]])
         with tf.GradientTape() as tape:
-            tape.watch([vectors, entries])
-            output = function(vectors, entries)
+            tape.watch(sources)
+            output = function(*sources)
             if output is None or output is Ellipsis:
                 return None
             total = tf.reduce_sum(output * [[3.0, 5.0]])
-        sources = [vectors, entries]
-        return output, *tape.gradient(total, sources, unconnected_gradients="zero")
+        return (output, *tape.gradient(total, sources, unconnected_gradients="zero"))[number]
 
-    pair = tf.constant([[0.2, 0.4]]), tf.constant([[1.0, 0.0]])
-    trials = [
+    cases = [
+        ((0,), [[1, 0]], "In the forward pass, the result must be the entries."),
         (
-            pair,
-            lambda found: _equals([[1, 0]])(found[0]),
-            "Forward, the result must be the entries.",
+            (1,),
+            [[3, 5]],
+            "In the backward pass, the vectors must get the gradient unchanged: is something "
+            "stopped that should pass?",
         ),
         (
-            pair,
-            lambda found: _equals([[3, 5]])(found[1]),
-            "Backward, the vectors must get the gradient as it comes: is something stopped that "
-            "should pass?",
-        ),
-        (
-            pair,
-            lambda found: _equals([[0, 0]])(found[2]),
+            (2,),
+            [[0, 0]],
             "The entries must get no gradient here: they have a loss of their own.",
         ),
     ]
     tried = "the value, the gradient to the vectors, the gradient to the entries"
-    _judge("straight_through", value_and_gradients, trials, tried)
+    _report("straight_through", part, cases, tried)
 
 
 def ema_entry(function: Callable) -> None:
@@ -121,40 +111,46 @@ def ema_entry(function: Callable) -> None:
     `chosen` are the vectors (n, D) that chose the entry in this batch.
     """
     chosen = np.array([[1.0, 2.0], [3.0, 4.0]])
-    trials = [
+
+    def as_row(*arguments):
+        result = function(*arguments)
+        return result if result is None or result is Ellipsis else np.hstack(result)
+
+    cases = [
         (
             (2.0, np.array([2.0, 2.0]), chosen, 0.0),
-            lambda found: _equals([2, 4, 6, 2, 3])(np.hstack(found)),
+            [2, 4, 6, 2, 3],
             "With a decay of 0 only the new vectors count: their number, their sum, their mean.",
         ),
         (
             (10.0, np.array([10.0, 20.0]), chosen, 0.9),
-            lambda found: _equals([9.2, 9.4, 18.6, 9.4 / 9.2, 18.6 / 9.2])(np.hstack(found)),
-            "What was there weighs `decay`, what is new the rest, for the count and for the total.",
+            [9.2, 9.4, 18.6, 9.4 / 9.2, 18.6 / 9.2],
+            "The old value has the weight `decay`, the new one the rest; this holds for the count "
+            "and for the total.",
         ),
         (
             (4.0, np.array([4.0, 8.0]), np.zeros((0, 2)), 0.5),
-            lambda found: _equals([2, 2, 4, 1, 2])(np.hstack(found)),
-            "An entry that nobody chose shrinks in count and total, and stays where it was.",
+            [2, 2, 4, 1, 2],
+            "If no vector chooses an entry, its count and total shrink, but the entry stays.",
         ),
     ]
-    _judge("ema_entry", function, trials, "decay 0, decay 0.9, an entry that nobody chose")
+    _report("ema_entry", as_row, cases, "decay 0, decay 0.9, an entry that no vector chose")
 
 
 def nearest_by_cosine(function: Callable) -> None:
     """`nearest_by_cosine(vectors, entries)`: float (N, D), (K, D) -> int (N,)."""
     vectors = np.array([[0.1, 0.2], [3.0, 0.5], [-0.2, -0.1]])
     entries = np.array([[10.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    trials = [
-        ((np.eye(2), np.eye(2)), _equals([0, 1]), "A vector that equals an entry must choose it."),
+    cases = [
+        ((np.eye(2), np.eye(2)), [0, 1], "A vector that equals an entry must choose it."),
         (
             (vectors, entries),
-            _equals([1, 0, 2]),
-            "Only directions may count: whose length does your similarity still depend on?",
+            [1, 0, 2],
+            "Only the direction may count: which length does your similarity still depend on?",
         ),
     ]
     tried = "unit vectors, and a long entry that must not win by its length"
-    _judge("nearest_by_cosine", function, trials, tried)
+    _report("nearest_by_cosine", function, cases, tried)
 
 
 # -------------------------------------------------------------------------------- 3. training
@@ -165,52 +161,52 @@ def slice_interval(function: Callable) -> None:
     values = np.random.default_rng(3).normal(0.8, 0.1, 400)
     theory = 2 * 1.96 * values.std() / len(values) ** 0.5  # the width
 
-    def width(found):
-        return (found[1] - found[0]) / theory
+    def width(interval) -> float:
+        return (interval[1] - interval[0]) / theory
 
-    once = (values, 0)
-    trials = [
+    arguments = (values, 0)
+    cases = [
         (
-            once,
-            lambda found: bool(found[1] - found[0] > 1e-9),
-            "All means are equal: draw *with* replacement.",
+            arguments,
+            lambda interval: width(interval) > 1e-6,
+            "All means are equal: sample *with* replacement.",
         ),
         (
-            once,
-            lambda found: bool(found[0] < values.mean() < found[1]),
-            "The interval should hold the mean of the values.",
+            arguments,
+            lambda interval: interval[0] < values.mean() < interval[1],
+            "The interval should contain the mean of the values.",
         ),
         (
-            once,
-            lambda found: bool(width(found) < 3),
-            "Far too wide: so do slices scatter, not means.",
+            arguments,
+            lambda interval: width(interval) < 3,
+            "Far too wide: this is the spread of the slices, not of their mean.",
         ),
         (
-            once,
-            lambda found: bool(0.85 < width(found) < 1.15),
-            "Nearly. Which two percentiles leave 95 % of the means between them, and are a few "
+            arguments,
+            lambda interval: 0.85 < width(interval) < 1.15,
+            "Nearly. Which two percentiles have 95 % of the means between them, and are a few "
             "thousand means enough?",
         ),
     ]
-    _judge("slice_interval", function, trials, "400 values, against the width that theory gives")
+    _report("slice_interval", function, cases, "400 values, against the width that theory gives")
 
 
 # -------------------------------------------------------------------------------- 4. codebook
 
 
 def perplexity(function: Callable) -> None:
-    """`perplexity(shares)`: float (K,) that add up to 1 -> float."""
-    trials = [
-        ((np.full(4, 0.25),), _equals(4), "Four equally used codes have a perplexity of 4."),
+    """`perplexity(frequencies)`: float (K,) with sum 1 -> float."""
+    cases = [
+        ((np.full(4, 0.25),), 4, "Four equally frequent codes have a perplexity of 4."),
         (
             (np.array([0.5, 0.25, 0.125, 0.125]),),
-            _equals(2**1.75),
-            "Uneven shares: work out the average surprise first. Is the base of your power that "
-            "of your logarithm?",
+            2**1.75,
+            "Unequal frequencies: compute the average surprise first. Do the power and the "
+            "logarithm have the same base?",
         ),
-        ((np.array([1.0, 0, 0]),), _equals(1), "A code that is never used must add nothing."),
+        ((np.array([1.0, 0, 0]),), 1, "A code that is never used must add nothing."),
     ]
-    _judge("perplexity", function, trials, "even shares, uneven shares, dead codes")
+    _report("perplexity", function, cases, "equal frequencies, unequal ones, dead codes")
 
 
 def upper_pairs(function: Callable) -> None:
@@ -218,30 +214,26 @@ def upper_pairs(function: Callable) -> None:
     codes = np.array([[[0, 1], [2, 0]]])
     expected = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])
     twice = np.array([[[0, 0], [1, 1]]])
-    trials = [
+    cases = [
         (
             (codes, 3),
-            _equals(expected),
-            "The upper code is the row of the table, the one below it the column. Which axis of "
-            "`codes` runs downwards?",
+            expected,
+            "The upper code is the row of the table, the code below it the column. Which axis of "
+            "`codes` goes down the map?",
         ),
         (
             (twice, 2),
-            _equals([[0, 2], [0, 0]]),
-            "A pair that occurs twice counts twice: `table[a, b] += 1` adds to each place once.",
+            [[0, 2], [0, 0]],
+            "A pair that occurs twice counts twice: `table[a, b] += 1` adds only once per entry.",
         ),
         (
             (np.concatenate([codes, codes]), 3),
-            _equals(2 * expected),
-            "The last row of one map doesn't stand above the first row of the next.",
+            2 * expected,
+            "The last row of one map is not above the first row of the next map.",
         ),
     ]
-    _judge(
-        "upper_pairs",
-        function,
-        trials,
-        "one map, a pair that occurs twice, and two maps that must stay apart",
-    )
+    tried = "one map, a pair that occurs twice, and two separate maps"
+    _report("upper_pairs", function, cases, tried)
 
 
 # ----------------------------------------------------------------------------------- 5. prior
@@ -251,120 +243,113 @@ def mask(function: Callable) -> None:
     """`mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
     five = np.zeros((5, 5))
     five[:2], five[2, :2] = 1, 1
-    trials = [
+    cases = [
         (
             (3, "A"),
-            _equals([[1, 1, 1], [1, 0, 0], [0, 0, 0]]),
-            'Type "A" lets through what comes earlier in reading order, not the position itself.',
+            [[1, 1, 1], [1, 0, 0], [0, 0, 0]],
+            'Type "A" passes all earlier positions in reading order, but not the position itself.',
         ),
         (
             (3, "B"),
-            _equals([[1, 1, 1], [1, 1, 0], [0, 0, 0]]),
-            'Type "B" differs from "A" in a single cell.',
+            [[1, 1, 1], [1, 1, 0], [0, 0, 0]],
+            'Type "B" differs from "A" at a single position.',
         ),
-        ((5, "A"), _equals(five), "Every odd side must work: where is the middle?"),
+        ((5, "A"), five, "Every odd side must work: where is the middle?"),
     ]
-    _judge("mask", function, trials, "both types, sides 3 and 5")
+    _report("mask", function, cases, "both types, sides 3 and 5")
 
 
 def gate(function: Callable) -> None:
     """`gate(features)`: float (..., 2 C) -> float (..., C)."""
     features = np.array([[2.0, -1.0, 0.0, 4.0]])
     by_hand = np.tanh([[2.0, -1.0]]) / (1 + np.exp([[0.0, -4.0]]))
-    trials = [
+    cases = [
         (
             (features,),
-            _equals(by_hand),
-            "Which half of the channels holds the values, which the switches, and what is done to "
-            "each?",
+            by_hand,
+            "Which half of the channels are values, which half are gates, and which function "
+            "belongs to each?",
         ),
-        (
-            (np.zeros((2, 3, 6)),),
-            _equals(np.zeros((2, 3, 3))),
-            "Split the last axis, whatever stands before it.",
-        ),
+        ((np.zeros((2, 3, 6)),), np.zeros((2, 3, 3)), "Split the last axis, for any shape."),
     ]
-    _judge("gate", function, trials, "two channels by hand, and a whole map")
+    _report("gate", function, cases, "two channels by hand, and a whole map")
 
 
 # ------------------------------------------------------------------------------ 6. generation
 
 
-def heated(function: Callable) -> None:
-    """`heated(logits, temperature)`: float (K,) -> probabilities, float (K,)."""
+def softmax_with_temperature(function: Callable) -> None:
+    """`softmax_with_temperature(logits, temperature)`: float (K,) -> probabilities, float (K,)."""
     logits = np.log([0.5, 0.3, 0.2])
-    trials = [
-        ((logits, 1.0), _equals([0.5, 0.3, 0.2]), "At T = 1 nothing may change."),
+    cases = [
+        ((logits, 1.0), [0.5, 0.3, 0.2], "At T = 1 the probabilities must not change."),
         (
             (logits, 0.5),
-            _equals(np.square([0.5, 0.3, 0.2]) / 0.38),
-            "Colder must be more decided. Is it the logits that you divide, and do the "
-            "probabilities still add up to 1?",
+            np.square([0.5, 0.3, 0.2]) / 0.38,
+            "A low temperature must favour the most probable code. Do you divide the logits, and "
+            "is the sum of the probabilities 1?",
         ),
         (
             (np.array([0.0, 1000.0]), 1.0),
-            _equals([0, 1]),
-            "exp(1000) is too large for any computer. What may be taken off all logits?",
+            [0, 1],
+            "exp(1000) is too large for any computer. What can you subtract from all logits?",
         ),
     ]
-    _judge("heated", function, trials, "T = 1, T = 1/2, and logits of a thousand")
+    tried = "T = 1, T = 1/2, and logits of a thousand"
+    _report("softmax_with_temperature", function, cases, tried)
 
 
-def kernel_distance(function: Callable) -> None:
-    """`kernel_distance(x, y)`: float (N, C), (M, C) -> float, unbiased."""
+def kid(function: Callable) -> None:
+    """`kid(x, y)`: float (N, C), (M, C) -> float, unbiased."""
     x, y = np.array([[1.0], [2.0], [0.0]]), np.array([[1.0], [-1.0]])
     by_hand = np.mean([27, 1, 1]) + 0 - 2 * np.mean([8, 0, 27, -1, 1, 1])
     wide = np.random.default_rng(0).normal(size=(40, 8))
     kernel = (wide @ wide.T / 8 + 1) ** 3
     with_itself = 2 * (kernel.sum() - np.trace(kernel)) / (40 * 39) - 2 * kernel.mean()
-    trials = [
+    cases = [
         (
             (x, y),
-            _equals(by_hand),
-            "Three means: within x, within y, across. Which pairs within a set don't count? Across "
-            "the sets all pairs count.",
+            by_hand,
+            "Three means: within x, within y, and between them. Which pairs within a set do not "
+            "count? Between the sets all pairs count.",
         ),
-        ((wide, wide), _equals(with_itself), "Where does C, the number of components, come in?"),
+        ((wide, wide), with_itself, "Where does C, the number of components, belong?"),
     ]
-    _judge("kernel_distance", function, trials, "a sum by hand, and a set with itself")
+    _report("kid", function, cases, "a sum by hand, and a set with itself")
 
 
 # --------------------------------------------------------------------------------- 7. scaling
 
 
-def share(function: Callable) -> None:
-    """`share(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
+def shard(function: Callable) -> None:
+    """`shard(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
     batch = np.array([5, 3, 9, 1, 7, 2])
-    trials = [
-        ((batch, 0, 1), _equals(batch), "One worker alone reads everything."),
-        (
-            (batch, 0, 2),
-            _equals([5, 3, 9]),
-            "Shares, one after the other, give the batch back.",
-        ),
-        ((batch, 1, 2), _equals([1, 7, 2]), "Where does the share of this rank begin?"),
-        ((batch, 2, 3), _equals([7, 2]), "Three workers: how long is a share?"),
+    cases = [
+        ((batch, 0, 1), batch, "A single worker reads everything."),
+        ((batch, 0, 2), [5, 3, 9], "The shards, one after the other, must give the batch."),
+        ((batch, 1, 2), [1, 7, 2], "Where does the shard of this rank begin?"),
+        ((batch, 2, 3), [7, 2], "Three workers: how long is a shard?"),
     ]
-    _judge("share", function, trials, "one worker, two and three")
+    _report("shard", function, cases, "one worker, two and three")
 
 
-def joined_entry(function: Callable) -> None:
-    """`joined_entry(counts, totals)`: float (workers,), (workers, D) -> one entry, float (D,)."""
-    trials = [
+def merged_entry(function: Callable) -> None:
+    """`merged_entry(counts, totals)`: float (workers,), (workers, D) -> one entry, float (D,)."""
+    cases = [
         (
             (np.array([2.0, 2.0]), np.array([[2.0, 4.0], [6.0, 0.0]])),
-            _equals([2, 1]),
-            "An entry is the mean of all the vectors that chose it, wherever they are.",
+            [2, 1],
+            "An entry is the mean of all vectors that chose it, on every worker.",
         ),
         (
             (np.array([9.0, 1.0]), np.array([[9.0], [11.0]])),
-            _equals([2]),
-            "One worker has nine vectors, the other a single one: a mean of means forgets that.",
+            [2],
+            "One worker has nine vectors, the other has one: a mean of means ignores that.",
         ),
         (
             (np.array([0.0, 4.0]), np.array([[0.0], [2.0]])),
-            _equals([0.5]),
-            "A worker whose part of the batch never chose the entry must not spoil it.",
+            [0.5],
+            "A worker whose shard never chose the entry must not change it.",
         ),
     ]
-    _judge("joined_entry", function, trials, "equal shares, unequal ones, an empty one")
+    _report("merged_entry", function, cases, "equal counts, unequal ones, an empty shard")

@@ -46,6 +46,9 @@ KEYS = {
     "times": "ratios",
     "compiled_times_faster": "compiled_speed_up",
     "heads": "num_heads",
+    "prior_batch": "prior_batch_size",
+    "images_a_second": "images_per_second",
+    "maps_a_second": "maps_per_second",
 }
 CURVES = {
     "critic": "discriminator_loss",

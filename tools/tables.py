@@ -241,7 +241,7 @@ def write_picture() -> None:
     top, left, height, width = models.vqvae.region
     slices = models.vqvae.decode(codes)[:, top : top + height, left : left + width]
     titles = [f"slice {index}" for index in indices]
-    figure = plotting.image_rows(np.split(slices, 3), [""] * 3, titles)
+    figure = plotting.images(slices, titles, columns=len(indices))
     with atomic_write(WEIGHTS / PICTURED / "generated.png") as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -1,0 +1,83 @@
+"""What the figures show; how they look is compared, in part, by the notebooks."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oasis_helpers import plotting
+
+
+def texts(axis):
+    return axis.get_title(), axis.get_ylabel()
+
+
+def test_images_fill_named_rows_or_a_grid():
+    pictures = np.linspace(0, 1, 5)[:, None, None, None] * np.ones((5, 8, 8, 1))
+    rows = {"slice": pictures, "codes": np.arange(5)[:, None, None] * np.ones((5, 2, 2), int)}
+    named = plotting.images(rows, "abcde", scales={"codes": ("viridis", 0, 4)})
+    assert [texts(axis) for axis in named.axes[::5]] == [("a", "slice"), ("", "codes")]
+    assert [axis.images[0].get_clim() for axis in named.axes[::5]] == [(0, 1), (0, 4)]
+    grid = plotting.images(pictures, "abcde", columns=3)
+    assert "".join(axis.get_title() for axis in grid.axes) == "abcde"
+    assert [len(axis.images) for axis in grid.axes] == [1] * 5 + [0]
+    row = plotting.images([np.ones((9, 9)), np.ones((3, 3))])
+    assert len(row.axes) == 2, "pictures of different sizes stand in one row"
+
+
+def test_a_comparison_shows_signed_differences():
+    originals = np.full((2, 4, 4, 1), 0.5)
+    figure = plotting.comparison(originals, originals - 0.25, ["one", "two"])
+    differences = figure.axes[4].images[0]
+    assert (differences.get_array() == -0.25).all() and differences.get_clim() == (-0.4, 0.4)
+    assert "decoded − original" in figure.axes[-1].get_xlabel()
+
+
+def test_curves_have_a_common_x_or_their_own():
+    panels = {"loss": {"training": [3, 2, 1], "other": ([10, 100], [5, 6])}}
+    axis = plotting.curves(panels, "step", log_ticks=[1, 10, 100]).axes[0]
+    assert [line.get_xdata().tolist() for line in axis.lines] == [[1, 2, 3], [10, 100]]
+    assert axis.get_xscale() == "log" and axis.get_xlabel() == "step"
+    bands = {"mean": ([0, 1], [2, 3])}
+    axis = plotting.curves({"SSIM": {"mean": [1, 2]}}, x=np.array([5, 7]), bands=bands).axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [5, 7] and len(axis.collections) == 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_panels_that_name_the_same_curves_have_one_legend(same):
+    curve = [1, 2, 3]
+    figure = plotting.curves({"a": {"one": curve}, "b": {"one" if same else "two": curve}})
+    legends = [axis.get_legend() is not None for axis in figure.axes]
+    assert (len(figure.legends), legends) == ((1, [False] * 2) if same else (0, [True] * 2))
+
+
+def test_bars_are_rows_or_groups():
+    axis = plotting.bars({"rate": {"a": 1.0, "b": 2.0}}, "bits", highlight="b").axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [1, 2]
+    assert axis.patches[0].get_facecolor() != axis.patches[1].get_facecolor()
+    assert [text.get_text() for text in axis.texts] == ["1.00", "2.00"]
+    rows = {name: {"whole": 1.0, "brain": 0.8} for name in ("reference", "improved", "other")}
+    figure = plotting.bars({"SSIM": rows})
+    assert len(figure.axes[0].patches) == 6 and len(figure.legends) == 1
+
+
+def test_bins_hold_equally_many_steps_of_a_grid():
+    grey_levels = np.tile(np.arange(256), 8) / 255
+    heights = plotting.histograms({"": {"levels": grey_levels}}, "x").axes[0].patches[0].get_data()
+    assert np.ptp(heights.values[:-1]) < 1e-12, "some bins hold more grey levels than others"
+    assert heights.values.sum() == pytest.approx(1)
+
+
+def test_animation_has_its_frames_and_words():
+    code_maps = np.where(np.arange(6).reshape(3, 2) < np.arange(7)[:, None, None], 5.0, np.nan)
+    slices = np.linspace(0, 1, 7)[:, None, None] * np.ones((7, 24, 16))
+    page = plotting.animate_sampling(code_maps, slices, 8, "six codes in turn").data
+    assert 'alt="six codes in turn"' in page
+    file = base64.b64decode(re.search('base64,([^"]+)', page)[1])
+    with Image.open(io.BytesIO(file)) as animation:
+        assert animation.n_frames >= 7 and animation.size == (2 * 32 + 16, 48)
+        first = np.asarray(animation.convert("RGB"))
+        assert (first[:, :32] == 255).all(), "a code is visible before the first one is sampled"
