@@ -1,12 +1,13 @@
 """Trains both stages on slices streamed from the disk, with one worker or several.
 
 Start one process for each worker: `python -m tools.train_together SIZE FOLDER`, on the JAX backend
-where there are several. `oasis_helpers.distributed` says how workers find each other.
+where there are several. `join_workers` says how they find each other.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import keras
@@ -19,13 +20,10 @@ from oasis_helpers.distributed import (
     SharedCheckpoint,
     SliceStream,
     Worker,
+    barrier,
     fit_together,
-    gather,
-    join_workers,
-    local_scope,
     naming_lost_workers,
     stream_slices,
-    to_local,
 )
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import data_root, save_model
@@ -128,6 +126,63 @@ def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: 
         with local_scope():
             codes.append(vqvae.encode(images))
     return gather(np.concatenate(codes), folder / f"codes-{view}", worker)
+
+
+# ------------------------------------------------------------------------------------ workers
+
+
+def join_workers() -> Worker:
+    """Joins the processes that were started together; call it before anything is computed.
+
+    Keras reads their number, this one's rank and the first one's address from
+    `KERAS_DISTRIBUTION_NUM_PROCESSES`, `KERAS_DISTRIBUTION_PROCESS_ID` and
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES`; where these are unset, JAX asks Slurm or Open MPI. Every
+    model made afterwards lives on all workers' devices.
+
+    Raises:
+        RuntimeError: on another backend than JAX, where Keras's `fit` supports one process only.
+    """
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            f"Several workers need JAX, and this is {keras.backend.backend()}: set "
+            "KERAS_BACKEND=jax. (Keras 3's fit does not run under TensorFlow's "
+            "MultiWorkerMirroredStrategy.)"
+        )
+    import jax
+
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    return Worker(jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def local_scope():
+    """Models made in here live on this worker's own device, to encode or sample its part."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def to_local(model: keras.Model) -> keras.Model:
+    """A copy of the model on this worker's own device; use it inside `local_scope`."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def gather(part: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
+    """All workers' arrays, concatenated, exchanged as files in a folder that all workers share."""
+    if worker.count == 1:
+        return part
+    files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
+    np.save(files[worker.rank], part)
+    barrier(worker, f"written {file.stem}")
+    whole = np.concatenate([np.load(one, allow_pickle=False) for one in files])
+    barrier(worker, f"read {file.stem}")
+    return whole
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from workers import RECIPE, write_slices
 
-from oasis_helpers import distributed, load_slices, training
-from tools.train_together import train_together
+from oasis_helpers import load_slices, training
+from tools.train_together import to_local, train_together
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -136,7 +136,7 @@ def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path, monkey
     keras.utils.set_random_seed(0)
     train, validate = (load_slices(tmp_path, split, recipe.size) for split in ("train", "validate"))
     vqvae, _ = training.train_vqvae(recipe, train, validate)
-    distributed.to_local(vqvae)  # the copy took seeds from Keras's generator
+    to_local(vqvae)  # the copy took seeds from Keras's generator
     checkpoint = training.Checkpoint(tmp_path / "prior")
     prior, _ = training.train_prior(recipe, vqvae, train, validate, (), checkpoint)
     checkpoint.take_best()

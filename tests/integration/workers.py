@@ -20,7 +20,7 @@ from PIL import Image
 from oasis_helpers import distributed
 from oasis_helpers.data import atomic_write
 from oasis_helpers.recipes import Recipe, Schedule
-from tools.train_together import train_together
+from tools.train_together import gather, join_workers, local_scope, train_together
 
 COUNTS = {"train": 96, "validate": 32, "test": 32}  # slices
 RECIPE = Recipe(
@@ -89,7 +89,7 @@ def main() -> None:
     chosen = parser.parse_args()
     several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
     devices = len(keras.distribution.list_devices()) if not several else 1
-    worker = distributed.join_workers() if several else distributed.Worker()
+    worker = join_workers() if several else distributed.Worker()
     if devices > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel())
     write_slices(chosen.folder / "slices")
@@ -110,7 +110,7 @@ def main() -> None:
     except distributed.WorkerLostError as error:
         print(error, flush=True)
         os._exit(3)  # what JAX does on the way out would wait for the worker that is gone
-    with distributed.local_scope():
+    with local_scope():
         samples = distributed.sample_shard(prior, 10, worker)
         codes = vqvae.encode(rings())
     seen = {
@@ -119,7 +119,7 @@ def main() -> None:
         "perplexity": [logs["perplexity"] for logs in first.epochs],
         "prior val_loss": [logs["val_loss"] for logs in second.epochs],
         "codes": codes,
-        "samples": distributed.gather(samples, chosen.folder / "samples", worker),
+        "samples": gather(samples, chosen.folder / "samples", worker),
         "prior": np.concatenate([np.ravel(value) for value in prior.get_weights()]),
     }
     for variable in vqvae.quantizer.weights:

@@ -8,11 +8,12 @@ from oasis_helpers.data import SliceDataError
 from oasis_helpers.distributed import Worker, sample_shard, stream_slices
 from oasis_helpers.recipes import improved_vqvae
 from oasis_helpers.training import Batches
+from tools.train_together import gather, join_workers
 
 
 def test_several_workers_need_jax():
     with pytest.raises(RuntimeError, match="Several workers need JAX, and this is tensorflow"):
-        distributed.join_workers()
+        join_workers()
 
 
 def test_workers_read_together_what_one_reads_alone():
@@ -45,7 +46,7 @@ def test_all_workers_samples_are_those_of_one():
 
 def test_one_worker_gathers_and_waits_alone(tmp_path):
     part = np.arange(3)
-    assert distributed.gather(part, tmp_path / "codes", Worker()) is part
+    assert gather(part, tmp_path / "codes", Worker()) is part
     distributed.barrier(Worker(), "alone")
     assert not list(tmp_path.iterdir())
 
