@@ -267,8 +267,7 @@ def mirrored(vqvae: VQVAE) -> VQVAE:
 
     Call it inside the strategy's scope.
     """
-    config = {**vqvae.quantizer.get_config()}
-    quantizer = MirroredQuantizer.from_config(config)
+    quantizer = MirroredQuantizer.from_config(vqvae.quantizer.get_config())
     parts = vqvae.encoder, quantizer, vqvae.decoder
     copy = MirroredVQVAE(*parts, vqvae.variance, vqvae.ssim_weight, vqvae.region)
     quantizer.set_weights(vqvae.quantizer.get_weights())
@@ -279,26 +278,37 @@ def mirrored(vqvae: VQVAE) -> VQVAE:
 class MirroredQuantizer(EMAVectorQuantizer):
     """An `EMAVectorQuantizer` whose statistics are summed over the devices of a strategy."""
 
+    statistics = None  # of this device's part of the batch, until they are summed
+
     def add_weight(self, *arguments, **options):
         return super().add_weight(*arguments, aggregation="only_first_replica", **options)
 
     def update(self, chosen, vector_sums, candidates):
+        """Keeps the statistics for `update_together`."""
+        self.statistics = chosen, vector_sums, candidates
+
+    def update_together(self):
+        """Updates the codebook with the sums over all devices, and the first one's candidates."""
         import tensorflow as tf
 
+        (chosen, vector_sums, candidates), self.statistics = self.statistics, None
         replica = tf.distribute.get_replica_context()
         first = ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), candidates.dtype)
-        chosen, vector_sums, candidates = replica.all_reduce(
-            "sum", [chosen, vector_sums, first * candidates]
-        )
-        super().update(chosen, vector_sums, candidates)
+        super().update(*replica.all_reduce("sum", [chosen, vector_sums, first * candidates]))
 
 
 @_register
 class MirroredVQVAE(VQVAE):
-    """A `VQVAE` whose loss is scaled, because a strategy adds up the gradients of its devices."""
+    """A `VQVAE` for `MirroredQuantizer`; a strategy adds up the gradients of its devices' losses.
+
+    Devices take turns wherever they wait for a sum, and the list of losses that Keras keeps is one
+    for all of them. So the codebook is updated when a device's loss is complete.
+    """
 
     def compute_loss(self, *arguments, **options):
         import tensorflow as tf
 
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return super().compute_loss(*arguments, **options) / replicas
+        loss = super().compute_loss(*arguments, **options)
+        if self.quantizer.statistics:
+            self.quantizer.update_together()
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync

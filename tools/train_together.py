@@ -33,6 +33,8 @@ from oasis_helpers.recipes import Recipe, improved_vqvae
 from oasis_helpers.training import Batches, fit_prior, learning_rate
 from oasis_helpers.vqvae import VQVAE
 
+CHUNK = 64  # slices that are read and encoded at a time
+
 
 def train_together(
     recipe: Recipe,
@@ -110,18 +112,19 @@ def _train_vqvae(recipe, train: SliceStream, folder: Path, worker, callbacks, ve
 
 
 def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: Worker):
-    """The code maps of a stream, int (N, h, w), each worker encoding its part.
+    """The code maps of a stream, int32 (N, h, w); each worker encodes some of its chunks.
 
-    View 0 are the slices as they are, view 1 mirrored, later views shifted and mirrored by chance.
+    View 0 is the slices as they are, view 1 mirrored; later views are shifted and mirrored by
+    chance, with a seed for every chunk, so that the number of workers changes nothing.
     """
-    part = np.array_split(np.arange(len(stream)), worker.count)[worker.rank]
-    codes = []
-    for number, chunk in enumerate(np.array_split(part, max(1, -(-len(part) // 256)))):
-        images = stream.read(chunk)
+    starts = range(0, len(stream), CHUNK)
+    codes = [np.zeros((0, *vqvae.code_shape), "int32")]  # a worker may have no chunk
+    for number in np.array_split(np.arange(len(starts)), worker.count)[worker.rank]:
+        images = stream.read(range(starts[number], min(starts[number] + CHUNK, len(stream))))
         if view == 1:
             images = images[:, :, ::-1]
         elif view > 1:
-            images = shifted_and_mirrored(images, (view, worker.rank, number))
+            images = shifted_and_mirrored(images, (view, int(number)))
         with local_scope():
             codes.append(vqvae.encode(images))
     return gather(np.concatenate(codes), folder / f"codes-{view}", worker)
