@@ -12,6 +12,8 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
+from oasis_helpers.layers import refuse_targets
+from oasis_helpers.recipes import border_of
 from oasis_helpers.vqvae import VQVAE, Region, reconstruction_loss
 
 
@@ -63,6 +65,7 @@ class AdversarialDecoder(keras.Model):
         return self.decoder(self.lookup(codes), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        refuse_targets("fit(codes, images)", y, sample_weight)
         *real_features, real_score = self.discriminator(y)
         *_, fake_score = self.discriminator(ops.stop_gradient(y_pred))
         discriminator_loss = ops.mean(ops.relu(1 - real_score)) + ops.mean(ops.relu(1 + fake_score))
@@ -118,8 +121,7 @@ def patch_discriminator(size: int, region: Region, filters: int = 64) -> keras.M
         A model from images (N, size, size, 1) in [0, 1] to a list: the features of two layers,
         float (N, height / 4, width / 4, filters), and the scores, (N, height / 4, width / 4, 1).
     """
-    top, left, height, width = region
-    border = ((top, size - top - height), (left, size - left - width))
+    border = border_of(region, size)
     image = keras.Input((size, size, 1))
     x = layers.Rescaling(2.0, offset=-1.0)(layers.Cropping2D(border)(image))
     outputs = []

@@ -6,6 +6,9 @@ variants for several devices under `tf.distribute`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import keras
 import numpy as np
 from keras import ops
@@ -45,6 +48,7 @@ class VectorQuantizer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
+        refuse_below_one(num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
@@ -165,7 +169,8 @@ class EMAVectorQuantizer(VectorQuantizer):
         vectors = ops.stop_gradient(ops.reshape(vectors, (-1, self.embedding_dim)))
         codes = ops.reshape(codes, (-1,))
         one_hot = ops.one_hot(codes, self.num_embeddings, dtype=self.dtype)
-        error = ops.sum((vectors - self.lookup(codes)) ** 2, axis=-1)
+        # Of NaN, TensorFlow would sample an index out of range, and its error would hide the cause.
+        error = ops.nan_to_num(ops.sum((vectors - self.lookup(codes)) ** 2, axis=-1))
         sampled = keras.random.categorical(
             ops.log(ops.maximum(error, 1e-12))[None], self.num_embeddings, seed=self.random
         )
@@ -185,9 +190,11 @@ class EMAVectorQuantizer(VectorQuantizer):
             dead = ops.logical_or(dead, ops.sum(self.counts) == 0)
         counts = ops.where(dead, mean_count, counts)
         sums = ops.where(dead[:, None], candidates * mean_count, sums)
-        means = sums / ops.maximum(counts, 1e-12)[:, None]
+        # An entry that no vector chose stays: the quotient of its decayed sums would move to 0.
+        moved = ops.logical_or(chosen > 0, dead)
+        means = sums / ops.where(moved, counts, 1)[:, None]
         entries = ops.convert_to_tensor(self.codebook)  # JAX's `where` accepts no variable
-        self.codebook.assign(ops.where(counts[:, None] > 0, means, entries))
+        self.codebook.assign(ops.where(moved[:, None], means, entries))
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.restarts.assign_add(ops.sum(ops.cast(dead, self.dtype)))
@@ -248,10 +255,11 @@ class ResidualBlock(keras.layers.Layer):
     def __init__(self, filters: int, hidden: int, **kwargs):
         super().__init__(**kwargs)
         self.filters, self.hidden = filters, hidden
+        policy = {"dtype": self.dtype_policy}
         self.conv3x3 = keras.layers.Conv2D(
-            hidden, 3, padding="same", kernel_initializer="he_normal"
+            hidden, 3, padding="same", kernel_initializer="he_normal", **policy
         )
-        self.conv1x1 = keras.layers.Conv2D(filters, 1)
+        self.conv1x1 = keras.layers.Conv2D(filters, 1, **policy)
 
     def build(self, input_shape):
         self.conv3x3.build(input_shape)
@@ -264,11 +272,23 @@ class ResidualBlock(keras.layers.Layer):
         return {**super().get_config(), "filters": self.filters, "hidden": self.hidden}
 
 
-def refuse_other_codes(what: str, codes: np.ndarray, num_embeddings: int, lowest: int = 0) -> None:
-    """Raises ValueError unless codes are integers from `lowest` to K - 1."""
+@contextmanager
+def global_dtype_policy(name: str) -> Iterator[None]:
+    """Sets Keras's global policy for a while: models made inside take it, in all their layers."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def checked_codes(what: str, codes, num_embeddings: int, lowest: int = 0) -> np.ndarray:
+    """The codes as int32; ValueError unless they are integers from `lowest` to K - 1."""
+    codes = np.asarray(codes)
     whole = np.issubdtype(codes.dtype, np.integer)
-    if whole and lowest <= codes.min(initial=lowest) <= codes.max(initial=lowest) < num_embeddings:
-        return
+    if whole and (not codes.size or lowest <= codes.min() <= codes.max() < num_embeddings):
+        return codes.astype("int32", copy=False)
     actual = (
         f"from {codes.min()} to {codes.max()}" if whole else f"of type {codes.dtype}, not integers"
     )
@@ -277,3 +297,29 @@ def refuse_other_codes(what: str, codes: np.ndarray, num_embeddings: int, lowest
         f"{what} codes {actual}; expected 0 to {num_embeddings - 1}{unknown}: these codes belong "
         "to another codebook."
     )
+
+
+def refuse_nan(what: str, *arrays: np.ndarray) -> None:
+    """Raises ValueError unless all values are finite: NaN would become code 0."""
+    if not all(np.isfinite(values).all() for values in arrays):
+        raise ValueError(
+            f"{what} NaN or infinity: the weights are damaged, or their training diverged; "
+            "restore the weights, or train again with a lower learning rate."
+        )
+
+
+def refuse_targets(call: str, y, sample_weight=None) -> None:
+    """Raises ValueError for a `fit` without targets or with weights, which a loss would ignore."""
+    if y is None:
+        raise ValueError(f"fit needs targets: call {call}.")
+    if sample_weight is not None:
+        raise ValueError(
+            f"The weights of samples or classes have no part in this loss; call {call}."
+        )
+
+
+def refuse_below_one(**numbers) -> None:
+    """Raises ValueError unless all numbers are whole and at least 1."""
+    for name, value in numbers.items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} = {value!r}: expected a whole number, 1 or more.")

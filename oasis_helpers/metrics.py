@@ -14,7 +14,7 @@ from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
 from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet
-from oasis_helpers.layers import refuse_other_codes
+from oasis_helpers.layers import checked_codes
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
@@ -103,21 +103,21 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
         seed: of the resampling.
 
     Raises:
-        ValueError: for values and subjects of different lengths, or no value at all.
+        ValueError: for values and subjects of different lengths, no value, or infinite ones.
     """
-    if np.shape(values) != np.shape(subjects) or np.isnan(values).all():
+    valid = ~np.isnan(values)
+    if np.shape(values) != np.shape(subjects) or not valid.any() or np.isinf(values).any():
         raise ValueError(
             f"{np.shape(values)} values for {np.shape(subjects)} subjects make no mean; expected "
-            "one subject for each value, and a value that is a number."
+            "one subject for each value, and finite values."
         )
-    _, group = np.unique(subjects, return_inverse=True)
-    valid = ~np.isnan(values)
-    sums = np.bincount(group[valid], values[valid])
-    counts = np.bincount(group[valid])
+    values = np.asarray(values)[valid]
+    _, group = np.unique(np.asarray(subjects)[valid], return_inverse=True)
+    sums, counts = np.bincount(group, values), np.bincount(group)
     chosen = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
     means = sums[chosen].sum(1) / counts[chosen].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(np.nanmean(values)), float(low), float(high))
+    return Estimate(float(values.mean()), float(low), float(high))
 
 
 # ----------------------------------------------------------------------------------- sharpness
@@ -247,7 +247,7 @@ def baseline_bits(
         ValueError: for codes outside 0 ... K-1, or maps of different grids.
     """
     for what, maps in (("train_codes", train_codes), ("codes", codes)):
-        refuse_other_codes(f"{what} holds", maps, num_embeddings)
+        checked_codes(f"{what} holds", maps, num_embeddings)
     if train_codes.shape[1:] != codes.shape[1:]:
         raise ValueError(
             f"Code maps of shapes {train_codes.shape} and {codes.shape} cannot be compared; "

@@ -13,7 +13,13 @@ from keras import layers, ops
 
 from oasis_helpers.causal import CausalAttention, GatedBlock, MaskedConv2D
 from oasis_helpers.data import SLICES_PER_SUBJECT
-from oasis_helpers.layers import refuse_other_codes
+from oasis_helpers.layers import (
+    checked_codes,
+    global_dtype_policy,
+    refuse_below_one,
+    refuse_nan,
+    refuse_targets,
+)
 
 NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score without one
 
@@ -38,6 +44,8 @@ class Prior(keras.Model):
 
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
+        sides = {"height of the grid": grid[0], "width of the grid": grid[1]}
+        refuse_below_one(num_embeddings=num_embeddings, **sides)
         self.num_embeddings, self.grid = num_embeddings, tuple(grid)
 
     def log_prob(
@@ -59,17 +67,22 @@ class Prior(keras.Model):
                 f"log_prob got code maps of shape {codes.shape}; this prior was trained on "
                 f"(N, {self.grid[0]}, {self.grid[1]})."
             )
-        refuse_other_codes("log_prob got", codes, self.num_embeddings)
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size}: expected a whole number, 1 or more.")
+        codes = checked_codes("log_prob got", codes, self.num_embeddings)
+        refuse_below_one(batch_size=batch_size)
+        refuse_nan("The prior's weights hold", *self.get_weights())
         slice_index = checked_slice_index(slice_index, len(codes), self.allows_no_condition)
         parts = [np.zeros(0, "float32")]
         for start in range(0, len(codes), batch_size):
             batch = codes[start : start + batch_size]
             logits = self.predict_on_batch((batch, slice_index[start : start + batch_size]))
             log_p = ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32"), axis=-1))
+            refuse_nan("log_prob's logits hold", log_p.max(-1))
             parts.append(np.take_along_axis(log_p, batch[..., None], -1).sum((1, 2, 3)))
         return np.concatenate(parts)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        refuse_targets("fit((codes, slice_index), codes)", y)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _build(self) -> None:
         """Builds every layer by one symbolic pass, so that weights exist from the start."""
@@ -79,7 +92,18 @@ class Prior(keras.Model):
         """Does nothing: `_build` has built every layer."""
 
     def get_config(self):
-        return {"num_embeddings": self.num_embeddings, "grid": list(self.grid), "name": self.name}
+        return {
+            "num_embeddings": self.num_embeddings,
+            "grid": list(self.grid),
+            "name": self.name,
+            "dtype": self.logits.dtype_policy.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = {"dtype": "float32", **config}  # older files hold none
+        with global_dtype_policy(config.pop("dtype")):
+            return cls(**config)
 
 
 def checked_slice_index(slice_index, count: int, allows_no_condition: bool = False) -> np.ndarray:
@@ -177,6 +201,11 @@ class GatedPixelCNN(Prior):
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
+        refuse_below_one(blocks=blocks, num_heads=num_heads, filters=filters)
+        if filters % num_heads:
+            raise ValueError(
+                f"{filters} filters for {num_heads} heads: choose a multiple of {num_heads}."
+            )
         self.filters, self.blocks, self.num_heads = filters, blocks, num_heads
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.allows_no_condition = condition_dropout > 0

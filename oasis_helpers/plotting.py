@@ -172,7 +172,7 @@ def curves(
             own_x = isinstance(values, tuple)
             at, y = values if own_x else (x, values)
             at = np.arange(1, len(y) + 1) if at is None else at
-            (line,) = axis.plot(at, y, "osD^vP*"[number] * own_x + "-", ms=5, label=name)
+            (line,) = axis.plot(at, y, "osD^vP*"[number % 7] * own_x + "-", ms=5, label=name)
             if name in (bands or {}):
                 axis.fill_between(at, *bands[name], color=line.get_color(), alpha=0.18)
         axis.set_xlabel(x_label)
@@ -204,7 +204,7 @@ def bars(panels: Panels, x_label: str = "", highlight: str = "") -> Figure:
         for number, name in enumerate(names):
             lengths = [values[row][name] if grouped else values[row] for row in rows]
             positions = np.arange(len(rows)) + thickness * (number - (len(names) - 1) / 2)
-            colours = [COLOURS[1 if row == highlight else number] for row in rows]
+            colours = [COLOURS[1 if row == highlight else number % 7] for row in rows]
             bar = axis.barh(positions, lengths, thickness, label=name, color=colours)
             decimals = 2 - int(np.floor(np.log10(max(1e-9, *lengths))))
             axis.bar_label(bar, fmt=f"%.{max(0, decimals)}f", padding=3, fontsize=9)
@@ -230,8 +230,9 @@ def estimates(panels: Panels, symlog: Sequence[str] = ()) -> Figure:
     for axis, (title, values) in zip(axes.flat, panels.items()):
         for number, row in enumerate(rows):
             mean, low, high = values[row]
-            axis.plot([low, high], [number, number], lw=3, alpha=0.4, color=COLOURS[number])
-            axis.plot(mean, number, "o", color=COLOURS[number])
+            colour = COLOURS[number % 7]
+            axis.plot([low, high], [number, number], lw=3, alpha=0.4, color=colour)
+            axis.plot(mean, number, "o", color=colour)
         if title in symlog:
             axis.set_xscale("symlog", linthresh=1)
             axis.set_xticks([0, 1, 10], ["0", "1", "10"])
@@ -247,18 +248,25 @@ def histograms(
     """Histograms side by side.
 
     Args:
-        panels: {title: {name: values of any shape}}, which have the same bins in a panel.
+        panels: {title: {name: values of any shape}}, which have the same bins in a panel; NaN and
+            infinity are left out.
         marks: {name: value}, dashed lines.
         log: a logarithmic y axis, so that a rare value stays visible beside a frequent one.
     """
     figure, axes = _panels(panels, 3.3, sharey=log)
-    for axis, named in zip(axes.flat, panels.values()):
-        edges = _edges(np.concatenate([np.ravel(values) for values in named.values()]))
+    for axis, (title, named) in zip(axes.flat, panels.items()):
+        named = {name: np.asarray(values, "float64") for name, values in named.items()}
+        named = {name: values[np.isfinite(values)] for name, values in named.items()}
+        if not all(len(values) for values in named.values()):
+            raise ValueError(
+                f"The panel {title!r} has no value that is a number; give each name one or more."
+            )
+        edges = _edges(np.concatenate(list(named.values())))
         for name, values in named.items():
-            fractions = np.histogram(values, edges)[0] / np.size(values)
+            fractions = np.histogram(values, edges)[0] / len(values)
             axis.stairs(fractions, edges, fill=not log, alpha=1 if log else 0.6, label=name)
         for number, (name, value) in enumerate((marks or {}).items()):
-            axis.axvline(value, color=COLOURS[-1 - number], linestyle="--", label=name)
+            axis.axvline(value, color=COLOURS[-1 - number % 7], linestyle="--", label=name)
         axis.set(xlabel=x_label, yscale="log" if log else "linear")
         axis.locator_params(axis="x", nbins=6)  # more labels would touch
     axes[0, 0].set_ylabel("fraction of the values")
@@ -269,6 +277,9 @@ def histograms(
 def _edges(values: np.ndarray) -> np.ndarray:
     """Edges of some 30 bins; for values on a grid, each bin holds the same number of steps."""
     distinct = np.unique(np.round(values, 6))
+    if np.ptp(values) <= 1e-6 * np.abs(values).max():  # equal, but for rounding
+        middle, half = values.mean(), 0.5 * max(1, 1e-3 * abs(values.mean()))
+        return np.linspace(middle - half, middle + half, 31)
     if not 1 < len(distinct) < len(values) / 4:
         return np.histogram_bin_edges(values, 30)
     step = np.diff(distinct).min()

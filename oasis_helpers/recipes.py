@@ -9,9 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import keras
+import numpy as np
 from keras import layers, ops
 
-from oasis_helpers.layers import EMAVectorQuantizer, ResidualBlock, VectorQuantizer
+from oasis_helpers.layers import (
+    EMAVectorQuantizer,
+    ResidualBlock,
+    VectorQuantizer,
+    refuse_below_one,
+)
 from oasis_helpers.vqvae import VQVAE, Region
 
 # ------------------------------------------------------------------------------------ networks
@@ -67,6 +73,7 @@ def improved_vqvae(
     return VQVAE(encoder, quantizer, decoder, variance, ssim_weight, region)
 
 
+LEAST_SIZE = 16  # pixels: SSIM's window leaves no score of images below 11
 STRIDED_FILTERS = (32, 64, 128)
 _STRIDED = {"strides": 2, "padding": "same", "activation": "relu"}
 
@@ -83,6 +90,7 @@ def strided_encoder(size: int, embedding_dim: int = 16) -> keras.Model:
 
 def strided_decoder(size: int, embedding_dim: int = 16, bounded: bool = False) -> keras.Model:
     """The mirror of `strided_encoder`; its output is linear, or a sigmoid where `bounded`."""
+    _refuse_size(size, 8)
     vectors = keras.Input((size // 8, size // 8, embedding_dim))
     x = vectors
     for filters in reversed(STRIDED_FILTERS):
@@ -112,17 +120,20 @@ def patch_networks(
         size, embedding_dim, region, patch, merge, widths, blocks: as for `improved_vqvae`.
 
     Raises:
-        ValueError: for a region that the patches do not divide.
+        ValueError: for a region outside the image, or one that the patches do not divide.
     """
+    _refuse_size(size)
+    refuse_below_one(embedding_dim=embedding_dim)
+    if not widths:
+        raise ValueError(f"widths = {widths}: expected a number of channels for each stage.")
     region = tuple(region) if region else (0, 0, size, size)
-    top, left, height, width = region
+    border, (height, width) = border_of(region, size), region[2:]
     rows, columns = (side * step ** (len(widths) - 1) for side, step in zip(patch, merge))
-    if height % rows or width % columns:
+    if min(rows, columns) < 1 or height % rows or width % columns:
         raise ValueError(
             f"A region of {height} x {width} pixels cannot be divided into patches of "
             f"{rows} x {columns}: choose sizes that divide."
         )
-    border = ((top, size - top - height), (left, size - left - width))
     fine, coarse = widths[0], widths[-1]
 
     image = keras.Input((size, size, 1))
@@ -144,9 +155,30 @@ def patch_networks(
     return encoder, keras.Model(vectors, layers.ZeroPadding2D(border)(x), name="decoder")
 
 
-def _refuse_size(size: int, multiple: int) -> None:
+def _refuse_size(size: int, multiple: int = 1) -> None:
+    whole = isinstance(size, (int, np.integer))
+    if not whole or size < LEAST_SIZE:
+        raise ValueError(f"A size of {size!r} pixels does not fit: use {LEAST_SIZE} or more.")
     if size % multiple:
         raise ValueError(f"A size of {size} pixels does not fit: use a multiple of {multiple}.")
+
+
+def border_of(region: Region, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The pixels (above, below), (left, right) of a region of an image with sides `size`.
+
+    Raises:
+        ValueError: for a region that is no part of the image.
+    """
+    whole = len(region) == 4 and all(isinstance(number, (int, np.integer)) for number in region)
+    if whole:
+        top, left, height, width = region
+        border = (top, size - top - height), (left, size - left - width)
+        if min(*border[0], *border[1]) >= 0 and min(height, width) > 0:
+            return border
+    raise ValueError(
+        f"The region {tuple(region)} (top, left, height, width) is no part of {size} x {size} "
+        "pixels: choose whole numbers inside."
+    )
 
 
 # ------------------------------------------------------------------------------------- recipes

@@ -8,13 +8,20 @@ arXiv 1704.06001). `FullPass` is the usual loop with the same two methods.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from keras import ops
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from oasis_helpers.layers import refuse_other_codes
+from oasis_helpers.layers import checked_codes, refuse_nan
 from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
+
+
+# The products here have few rows: a second thread of BLAS costs more time than it saves. Threads of
+# Python take turns, because each would restore the number of BLAS threads that another one set.
+_ONE_BY_ONE = threading.RLock()
 
 
 def sample_codes(
@@ -65,8 +72,6 @@ def sample_codes(
     return codes.reshape(n, *prior.grid)
 
 
-# The products here have few rows: a second thread costs more time than it saves.
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:
     """Replaces every -1 in `codes` by a sampled code, in place, position by position.
 
@@ -77,15 +82,20 @@ def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=Non
         temperature, top_k, top_p: as for `sample_codes`.
         bar: its `update` is called after every position.
     """
-    for position in range(codes.shape[1]):
-        logits = state.next_logits() / temperature
-        if top_k is not None or top_p is not None:
-            logits = truncate_logits(logits, top_k, top_p)
-        sampled = inverse_cdf(logits, uniform[:, position])
-        codes[:, position] = np.where(codes[:, position] >= 0, codes[:, position], sampled)
-        state.append(codes[:, position])
-        if bar is not None:
-            bar.update()
+    temperature = np.clip(float(temperature), 1e-30, 1e30)  # so that float32 can hold quotients
+    with _ONE_BY_ONE, threadpool_limits(1, user_api="blas"):
+        for position in range(codes.shape[1]):
+            logits = state.next_logits()
+            highest = logits.max(-1, keepdims=True)
+            refuse_nan("sample_codes' logits hold", highest)
+            logits = (np.float32(logits) - highest) / np.float32(temperature)
+            if top_k is not None or top_p is not None:
+                logits = truncate_logits(logits, top_k, top_p)
+            sampled = inverse_cdf(logits, uniform[:, position])
+            codes[:, position] = np.where(codes[:, position] >= 0, codes[:, position], sampled)
+            state.append(codes[:, position])
+            if bar is not None:
+                bar.update()
 
 
 def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
@@ -140,6 +150,7 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
             f"prior is a {type(prior).__name__}; expected a GatedPixelCNN or a MaskedPixelCNN: "
             "some weights, such as the *-faithful ones, have no prior."
         )
+    refuse_nan("The prior's weights hold", *prior.get_weights())
     whole_numbers = {"n": (n, 0), "seed": (seed, 0), "batch_size": (batch_size, 1)}
     for name, (value, least) in whole_numbers.items():
         if not isinstance(value, (int, np.integer)) or value < least:
@@ -157,7 +168,7 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     known = np.asarray(known)
     if known.shape != (n, *prior.grid):
         raise ValueError(f"known has shape {known.shape}; expected {(n, *prior.grid)}.")
-    refuse_other_codes("known holds", known, prior.num_embeddings, lowest=-1)
+    checked_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
 # -------------------------------------------------------------------------- full forward pass

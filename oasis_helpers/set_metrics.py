@@ -171,6 +171,11 @@ def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
     }.items():
         kernel = polynomial_kernel(one.values.astype("float64"), other.values.astype("float64"))
         sums[name] = _block_sums(kernel, one.subjects, other.subjects)
+    sizes = len(sums["first"][0]), len(sums["second"][0])
+    if min(sizes) < 2:
+        raise ValueError(
+            f"The KID needs two subjects or more in each set; these have {sizes[0]} and {sizes[1]}."
+        )
     rng = np.random.default_rng(seed)
 
     def distance(chosen_first, chosen_second):
@@ -185,7 +190,6 @@ def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
             - 2 * mean("across", chosen_first, chosen_second, False)
         )
 
-    sizes = len(sums["first"][0]), len(sums["second"][0])
     halves = [
         distance(*(rng.permutation(size)[: max(2, size // 2)] for size in sizes))
         for _ in range(RESAMPLES // 4)
@@ -230,7 +234,13 @@ def prdc(real: FeatureSet, other: FeatureSet) -> dict[str, Estimate]:
 
 def _radius(slices: FeatureSet) -> np.ndarray:
     """float (N,): the distance of each slice to its fifth nearest slice of other subjects."""
-    return np.partition(between_subjects(slices), NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
+    distances, nearest = between_subjects(slices), NEIGHBOURS - 1
+    if np.isfinite(distances).sum(1).min(initial=len(distances)) < NEIGHBOURS:
+        raise ValueError(
+            f"A ball needs {NEIGHBOURS} slices of other subjects for each slice; choose a larger "
+            "set."
+        )
+    return np.partition(distances, nearest, axis=1)[:, nearest]
 
 
 def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) -> Estimate:
@@ -252,13 +262,18 @@ def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) 
             "not belong together; expected one of each for every image."
         )
     first, second = np.nonzero(np.equal.outer(slices, slices) & np.less.outer(subjects, subjects))
+    count = len(np.unique(subjects[[*first, *second]]))
+    if count < 3:
+        raise ValueError(
+            f"Pairs of slices of {count} subjects have no interval; expected three subjects or "
+            "more with slices at the same index."
+        )
     similarity = ssim_scores(images[first], images[second])[0]
 
     def without(subject):
         return similarity[(subjects[first] != subject) & (subjects[second] != subject)].mean()
 
     left_out = np.array([without(subject) for subject in np.unique(subjects)])
-    count = len(left_out)
     error = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
     mean = similarity.mean()
     return Estimate(float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error))
@@ -382,11 +397,21 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
 
     Returns:
         A fitted scikit-learn pipeline; `predict` takes float (N, size * size).
+
+    Raises:
+        ValueError: for slices of fewer than two subjects.
     """
+    flat = train.images.reshape(len(train), -1)
+    if len(train) <= len(np.unique(train.slices)):
+        raise ValueError(
+            f"{len(train)} slices of {len(np.unique(train.slices))} indices cannot train a "
+            "classifier; expected those of two subjects or more."
+        )
+    components = min(COMPONENTS, *flat.shape)
     classifier = make_pipeline(
-        PCA(COMPONENTS, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
+        PCA(components, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
     )
-    return classifier.fit(train.images.reshape(len(train), -1), train.slices)
+    return classifier.fit(flat, train.slices)
 
 
 def samples_table(

@@ -14,7 +14,6 @@ import math
 import os
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -40,7 +39,7 @@ from oasis_helpers.vqvae import VQVAE
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
 WEIGHT_DECAY = 0.02
-UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices
+UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices; not 1
 
 
 # --------------------------------------------------------------------------------- the two stages
@@ -154,7 +153,7 @@ def fit_prior(
         schedule.batch_size,
         recipe.seed,
         shard=shard,
-        unaugmented=(epochs - math.ceil(UNAUGMENTED * epochs), unshifted),
+        unaugmented=(max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted),
     )
     model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
     callbacks = [*averaging, *callbacks]
@@ -214,10 +213,21 @@ def fit(
 
     Raises:
         KeyboardInterrupt: when interrupted; with a checkpoint, the message says how to resume.
-        ValueError: when the checkpoint belongs to another model.
+        ValueError: when the checkpoint belongs to another model, or the loss is no number any more.
     """
-    shuffling = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch)
+
+    def refuse_divergence(epoch, logs):
+        if np.isfinite(logs["loss"]):
+            return
+        rate = float(model.optimizer.learning_rate)
+        remove = f"remove {checkpoint.latest.parent} and " if checkpoint else ""
+        raise ValueError(
+            f"The loss became {logs['loss']} in epoch {epoch + 1} at a learning rate of "
+            f"{rate:.3g}; {remove}train with a lower one."
+        )
+
+    each_epoch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.shuffle(epoch), on_epoch_end=refuse_divergence
     )
     try:
         history = model.fit(
@@ -227,7 +237,7 @@ def fit(
             shuffle=False,  # `Batches` does that
             validation_data=validation_data,
             validation_batch_size=batches.size if validation_data else None,
-            callbacks=[shuffling, *callbacks, *([checkpoint] if checkpoint else [])],
+            callbacks=[each_epoch, *callbacks, *([checkpoint] if checkpoint else [])],
             verbose=verbose,
         )
     except KeyboardInterrupt:
@@ -249,8 +259,22 @@ def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
 
 
 def epochs_for(steps: int, count: int, batch_size: int) -> int:
-    """The number of whole epochs nearest to a number of steps, at least one."""
+    """The number of whole epochs nearest to a number of steps, at least one.
+
+    Raises:
+        ValueError: for a batch that is never full.
+    """
+    refuse_batch(batch_size, count)
     return max(1, round(steps / (count // batch_size)))
+
+
+def refuse_batch(size: int, count: int, workers: int = 1) -> None:
+    """Raises ValueError for a batch that is never full, or that workers cannot share evenly."""
+    if size % workers or not 0 < size <= count:
+        raise ValueError(
+            f"A batch of {size} out of {count} for {workers} worker(s): choose a multiple of "
+            f"{workers} up to {count}."
+        )
 
 
 class Batches(keras.utils.PyDataset):
@@ -288,11 +312,7 @@ class Batches(keras.utils.PyDataset):
     ):
         super().__init__(**threads)
         self.rank, self.shards = shard
-        if size % self.shards or not 0 < size <= count:
-            raise ValueError(
-                f"A batch of {size} out of {count} for {self.shards} worker(s): choose a "
-                f"multiple of {self.shards} up to {count}."
-            )
+        refuse_batch(size, count, self.shards)
         if unaugmented and not 0 < unaugmented[1] <= count:
             raise ValueError(
                 f"unaugmented names the first {unaugmented[1]} of {count} examples; use 1 to "
@@ -383,12 +403,15 @@ class Checkpoint(keras.callbacks.Callback):
         for file in (self.latest, self.earlier):
             try:
                 with np.load(file, allow_pickle=False) as content:
-                    parts = {name: content[name] for name in content.files}
+                    intact = content.zip.testzip() is None  # reads all, to compare check sums
+                    parts = {name: content[name] for name in content.files if intact}
                 facts = json.loads(str(parts.pop("facts")))
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                warnings.warn(f"{file} is damaged; resuming from an earlier state.", stacklevel=3)
+            except Exception as error:  # a damaged file makes NumPy raise almost anything
+                seen = isinstance(error, OSError) and error.strerror
+                reason = f"cannot be read ({seen})" if seen else "is damaged"
+                warnings.warn(f"{file} {reason}; resuming from an earlier state.", stacklevel=3)
                 continue
             variables = self._state(model)
             values = [value for name, value in parts.items() if name.startswith("state")]
@@ -425,10 +448,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # Compared with the curves, so that a resumed training decides as an uninterrupted one.
-        best = min(self.history.get(self.monitor, []), default=np.inf)
+        best = min(filter(np.isfinite, self.history.get(self.monitor, [])), default=np.inf)
         for name, value in {"epoch": epoch, **logs}.items():
             self.history.setdefault(name, []).append(float(f"{float(value):.5g}"))
-        if self.monitor and float(logs[self.monitor]) < best:
+        if self.monitor and -np.inf < float(logs[self.monitor]) < best:
             self.best = self.model.get_weights()
 
     def take_best(self) -> None:

@@ -13,7 +13,14 @@ from keras import ops
 from scipy import ndimage
 
 from oasis_helpers.data import BRAIN_THRESHOLD
-from oasis_helpers.layers import CodebookUsage, VectorQuantizer, refuse_other_codes
+from oasis_helpers.layers import (
+    CodebookUsage,
+    VectorQuantizer,
+    checked_codes,
+    global_dtype_policy,
+    refuse_nan,
+    refuse_targets,
+)
 
 Region = tuple[int, int, int, int]  # top, left, height, width, in pixels of the network's input
 
@@ -61,9 +68,7 @@ class VQVAE(keras.Model):
         self.mse = keras.metrics.Mean(name="mse")
         self.ssim = keras.metrics.Mean(name="ssim")
         self.usage = CodebookUsage(quantizer.num_embeddings, name="usage")
-        if not quantizer.built:
-            quantizer.build(encoder.output_shape)
-        self.built = True
+        self(keras.Input(encoder.input_shape[1:]))  # builds what is not built, for `export` too
 
     @property
     def num_embeddings(self) -> int:
@@ -87,6 +92,7 @@ class VQVAE(keras.Model):
         return self.decoder(entries, training=training), codes
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        refuse_targets("fit(images, images)", y, sample_weight)
         images, (decoded, codes) = ops.cast(y, "float32"), y_pred
         decoded = ops.cast(decoded, "float32")
         self.mse.update_state(ops.mean((images - decoded) ** 2))
@@ -96,30 +102,54 @@ class VQVAE(keras.Model):
         loss = reconstruction_loss(images, decoded, self.variance, self.ssim_weight, self.blur)
         return loss + sum(self.losses)  # the quantiser's terms
 
+    def fit(self, x=None, y=None, *arguments, validation_data=None, **options):
+        """Keras's `fit`; ValueError for arrays, or a first batch, that `encode` would refuse."""
+        first = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y)
+        unseen = validation_data if isinstance(validation_data, (tuple, list)) else ()
+        for images in (*first[:2], *unseen[:2]):
+            if hasattr(images, "shape"):
+                self._checked("fit", images)
+        return super().fit(x, y, *arguments, validation_data=validation_data, **options)
+
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Code maps of slices: float (N, size, size, 1) in [0, 1] to int32 (N, h, w).
 
         Raises:
             ValueError: for another shape, or values outside [0, 1].
         """
+        images = self._checked("encode", images)
+        self._refuse_nan_weights(self.encoder, self.quantizer)
+        vectors = self.encoder.predict(images, batch_size, verbose=0) if len(images) else images
+        with np.errstate(over="ignore"):
+            refuse_nan("encode's squared vectors hold", np.square(vectors, dtype="float32"))
+        codes = [np.zeros((0, *self.code_shape), "int32")]
+        for at in range(0, len(vectors), batch_size):  # all distances at once take gigabytes
+            nearest = self.quantizer.nearest(vectors[at : at + batch_size])
+            codes.append(ops.convert_to_numpy(nearest))
+        return np.concatenate(codes)
+
+    @staticmethod
+    def _refuse_nan_weights(*parts) -> None:
+        for part in parts:
+            refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
+
+    def _checked(self, call: str, images) -> np.ndarray:
+        """The images as float32; ValueError for another shape, or values outside [0, 1]."""
         images = np.asarray(images)
         if not np.issubdtype(images.dtype, np.number):
-            raise ValueError(f"encode got images of type {images.dtype}; expected float32.")
+            raise ValueError(f"{call} got images of type {images.dtype}; expected float32.")
         images = images.astype("float32", copy=False)
         if images.shape[1:] != (self.size, self.size, 1):
             raise ValueError(
-                f"encode got images of shape {images.shape}; expected (N, {self.size}, "
+                f"{call} got images of shape {images.shape}; expected (N, {self.size}, "
                 f"{self.size}, 1): load them with size={self.size}."
             )
         if not (images.min(initial=0) >= 0 and images.max(initial=0) <= 1):
             raise ValueError(
-                f"encode got values from {images.min():.3g} to {images.max():.3g}; expected "
+                f"{call} got values from {images.min():.3g} to {images.max():.3g}; expected "
                 "[0, 1], the range that load_slices returns."
             )
-        if not len(images):
-            return np.zeros((0, *self.code_shape), "int32")
-        vectors = self.encoder.predict(images, batch_size, verbose=0)
-        return ops.convert_to_numpy(self.quantizer.nearest(vectors))
+        return images
 
     def decode(self, codes: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Slices of code maps: int (N, h, w) in 0 ... K-1 to float32 (N, size, size, 1) in [0, 1].
@@ -133,14 +163,16 @@ class VQVAE(keras.Model):
             raise ValueError(
                 f"decode got code maps of shape {codes.shape}; expected (N, {height}, {width})."
             )
-        refuse_other_codes("decode got", codes, self.num_embeddings)
-        if not len(codes):
-            return np.zeros((0, self.size, self.size, 1), "float32")
-        vectors = ops.convert_to_numpy(self.quantizer.lookup(codes))
-        # `predict` sets up a pipeline at each call, which takes longer than decoding a few maps.
-        starts = range(0, len(vectors), batch_size)
-        parts = [self.decoder.predict_on_batch(vectors[at : at + batch_size]) for at in starts]
-        return np.clip(np.concatenate(parts), 0, 1, dtype="float32")
+        codes = checked_codes("decode got", codes, self.num_embeddings)
+        self._refuse_nan_weights(self.quantizer, self.decoder)
+        parts = [np.zeros((0, self.size, self.size, 1), "float32")]
+        for at in range(0, len(codes), batch_size):
+            vectors = ops.convert_to_numpy(self.quantizer.lookup(codes[at : at + batch_size]))
+            # `predict` sets up a pipeline at each call, which takes longer than a few maps.
+            parts.append(self.decoder.predict_on_batch(vectors))
+        images = np.concatenate(parts)
+        refuse_nan("decode's images hold", images)
+        return np.clip(images, 0, 1, dtype="float32")
 
     def brain_positions(self, images: np.ndarray) -> np.ndarray:
         """bool (N, h, w): the grid positions that hold brain in images (N, size, size, 1)."""
@@ -161,14 +193,16 @@ class VQVAE(keras.Model):
             "ssim_weight": self.ssim_weight,
             "region": list(self.region),
             "name": self.name,
+            "dtype": self.dtype_policy.name,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        for part in ("encoder", "quantizer", "decoder"):
-            config[part] = keras.saving.deserialize_keras_object(config[part])
-        return cls(**config)
+        config = {"dtype": "float32", **config}  # older files hold none
+        with global_dtype_policy(config.pop("dtype")):
+            for part in ("encoder", "quantizer", "decoder"):
+                config[part] = keras.saving.deserialize_keras_object(config[part])
+            return cls(**config)
 
 
 def reconstruction_loss(images, decoded, variance: float, ssim_weight: float, blur):

@@ -79,3 +79,20 @@ def test_the_discriminator_sees_the_region_only(images):
     for one, other in zip(discriminator(images), discriminator(outside)):
         np.testing.assert_array_equal(np.array(one), np.array(other))
     assert discriminator.output_shape[-1] == (None, 8, 6, 1)
+
+
+def test_accuracy_counts_real_and_generated_patches(vqvae, images):
+    model = AdversarialDecoder(vqvae, patch_discriminator(32, REGION, filters=8))
+    score = model.discriminator.layers[-1]
+    score.set_weights([np.zeros(shape.shape) for shape in score.get_weights()[:1]] + [np.ones(1)])
+    model.compile("sgd", run_eagerly=True)
+    logs = model.test_on_batch(vqvae.encode(images), images, return_dict=True)
+    assert logs["discriminator_accuracy"] == 0.5, "all patches pass for real ones"
+
+
+def test_fit_refuses(vqvae, images, refused):
+    model = AdversarialDecoder(vqvae, patch_discriminator(32, REGION, filters=8))
+    model.compile("sgd", run_eagerly=True)
+    codes, words = vqvae.encode(images), "call fit(codes, images)."
+    refused(lambda: model.fit(codes, verbose=0), "fit needs targets", words)
+    refused(lambda: model.fit(codes, images, sample_weight=np.ones(8), verbose=0), words)

@@ -11,7 +11,8 @@ from oasis_helpers.layers import (
     EMAVectorQuantizer,
     ResidualBlock,
     VectorQuantizer,
-    refuse_other_codes,
+    checked_codes,
+    refuse_nan,
     straight_through,
 )
 
@@ -135,6 +136,28 @@ def test_without_start_and_restart_unused_entries_stay():
     np.testing.assert_allclose(after.max(0), 5, atol=1e-5)
 
 
+@pytest.mark.parametrize("batches", [50, 200])
+def test_an_entry_that_no_vector_chooses_stays_where_it_is(batches):
+    """Its count decays to 1e-15 and to 0; a quotient of such numbers is no mean."""
+    layer = EMAVectorQuantizer(2, 1, decay=0.5, start_from_data=False, restart_below=0)
+    layer.build((None, 1))
+    layer.codebook.assign([[0.0], [10.0]])
+    layer.counts.assign([1.0, 1.0])
+    layer.sums.assign([[0.0], [10.0]])
+    statistics = np.float32([4, 0]), np.zeros((2, 1), "float32"), np.zeros((2, 1), "float32")
+    for _ in range(batches):
+        layer.update(*statistics)
+    np.testing.assert_array_equal(layer.codebook, [[0], [10]])
+    layer.update(np.float32([0, 2]), np.float32([[0], [24]]), statistics[2])
+    np.testing.assert_allclose(layer.codebook, [[0], [12]], rtol=1e-5)
+
+
+def test_a_batch_that_is_not_a_number_ends_no_program():
+    """TensorFlow's sampling returns an index out of range for it; `fit` reports the loss."""
+    layer = EMAVectorQuantizer(4, 2)
+    layer(np.full((8, 2), np.nan, "float32"), training=True)
+
+
 def test_restarts_prefer_vectors_with_a_large_error():
     """Two thirds of a slice are black: a uniform sample would pick little else."""
     layer = EMAVectorQuantizer(64, 2, start_from_data=False)
@@ -180,6 +203,25 @@ def test_residual_block_adds_to_its_input():
     ],
 )
 def test_codes_of_another_codebook_are_refused(refused, codes, lowest, words):
-    refused(lambda: refuse_other_codes("x", np.array(codes), 12, lowest), words)
-    refuse_other_codes("x", np.array([0, 11]), 12)
-    refuse_other_codes("x", np.array([-1, 11]), 12, lowest=-1)
+    refused(lambda: checked_codes("x", np.array(codes), 12, lowest), words)
+    checked_codes("x", np.array([0, 11]), 12)
+    checked_codes("x", np.array([-1, 11]), 12, lowest=-1)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "uint16", "int64", "uint64"])
+def test_codes_of_any_integer_type_become_int32(kind):
+    codes = checked_codes("x", np.array([[0, 11]], kind), 12, lowest=-1)
+    assert codes.dtype == np.int32 and codes.tolist() == [[0, 11]]
+    assert checked_codes("x", np.zeros((0, 2), kind), 12, lowest=-1).shape == (0, 2)
+
+
+def test_values_that_are_no_numbers_are_refused(refused):
+    words = "The test saw NaN or infinity: ", "restore the weights, or train again with a lower"
+    for value in (np.nan, np.inf, -np.inf):
+        refused(lambda value=value: refuse_nan("The test saw", np.array([0, value])), *words)
+    refuse_nan("The test saw", np.zeros(2))
+
+
+def test_a_residual_block_keeps_its_dtype_policy():
+    config = ResidualBlock(3, 2, dtype="mixed_float16").get_config()
+    assert ResidualBlock.from_config(config).conv3x3.compute_dtype == "float16"

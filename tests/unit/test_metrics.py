@@ -60,6 +60,15 @@ def test_interval_leaves_nan_out():
     assert str(metrics.Estimate(0.5, 0.4, 0.6)) == "0.500 [0.400, 0.600]"
 
 
+
+def test_interval_leaves_subjects_without_a_value_out():
+    """Resamples that held such subjects only made it [nan, nan]."""
+    values, subjects = np.array([1, np.nan, 3, np.nan]), np.array([2, 5, 7, 9])
+    expected = metrics.subject_interval(values[[0, 2]], subjects[[0, 2]])
+    assert metrics.subject_interval(values, subjects) == expected
+    assert np.isfinite([expected.low, expected.high]).all()
+
+
 # ------------------------------------------------------------------------------ codes and priors
 
 
@@ -159,7 +168,11 @@ ARGUMENTS = {
     ),
     "no value": (
         lambda: metrics.subject_interval(np.full(2, np.nan), PAIR),
-        "make no mean; expected one subject for each value, and a value that is a number.",
+        "make no mean; expected one subject for each value, and finite values.",
+    ),
+    "infinite": (
+        lambda: metrics.subject_interval(np.array([1, np.inf]), PAIR),
+        "make no mean; expected one subject for each value, and finite values.",
     ),
     "codes": (
         lambda: metrics.baseline_bits(CODES, PAIR, CODES + 12, PAIR, 12),

@@ -128,3 +128,60 @@ def test_log_prob_refuses(prior, refused, codes, index, words):
 def test_log_prob_refuses_an_empty_batch(prior, refused):
     words = "batch_size = 0: expected a whole number, 1 or more."
     refused(lambda: prior.log_prob(CODES, 0, batch_size=0), words)
+
+
+def test_fit_needs_targets(refused):
+    prior, inputs = GatedPixelCNN(K, (4, 4), 4, 1, 1), (CODES, np.array([3, 20]))
+    prior.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    words = "fit needs targets: call fit((codes, slice_index), codes)."
+    refused(lambda: prior.fit(inputs, verbose=0), words)
+
+
+def test_weights_that_are_no_numbers_are_refused(refused):
+    prior = GatedPixelCNN(K, (4, 4), 4, 1, 1)
+    prior.logits.bias.assign(np.full(K, 3e38))  # features add to it
+    prior.logits.kernel.assign(np.full(prior.logits.kernel.shape, 3e38))
+    refused(lambda: prior.log_prob(CODES, 0), "log_prob's logits hold NaN or infinity: the weights")
+    prior.logits.bias.assign([np.nan, *np.zeros(K - 1)])
+    refused(lambda: prior.log_prob(CODES, 0), "The prior's weights hold NaN or infinity: the")
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "uint64"])
+@pytest.mark.parametrize("make", [masked, gated])
+def test_codes_may_have_any_integer_type(make, kind):
+    prior = make((4, 4))
+    np.testing.assert_array_equal(prior.log_prob(CODES.astype(kind), 3), prior.log_prob(CODES, 3))
+
+
+@pytest.mark.parametrize("kind", [MaskedPixelCNN, GatedPixelCNN])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_the_dtype_policy_is_saved(kind, policy):
+    keras.config.set_dtype_policy(policy)
+    prior = kind(K, (4, 4), filters=4, blocks=1)
+    keras.config.set_dtype_policy("float32" if policy != "float32" else "mixed_float16")
+    try:
+        config = prior.get_config()
+        again = kind.from_config(config)
+        older = kind.from_config({k: v for k, v in config.items() if k != "dtype"})
+        assert keras.config.dtype_policy().name != policy, "the global policy was changed"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {older.compute_dtype, older.logits.compute_dtype} == {"float32"}
+    for one, other in zip(prior._flatten_layers(), again._flatten_layers(), strict=True):
+        assert one.compute_dtype == other.compute_dtype, one.name
+
+
+SIZES = {
+    "filters": ({"filters": 6, "num_heads": 4}, "6 filters for 4 heads: choose a multiple of 4."),
+    "too few": ({"filters": 2, "num_heads": 4}, "2 filters for 4 heads: choose a multiple of 4."),
+    "heads": ({"num_heads": 0}, "num_heads = 0: expected a whole number, 1 or more."),
+    "blocks": ({"blocks": 0}, "blocks = 0: expected a whole number, 1 or more."),
+    "K": ({"num_embeddings": 0}, "num_embeddings = 0: expected a whole number, 1 or more."),
+    "grid": ({"grid": (0, 4)}, "height of the grid = 0: expected a whole number, 1 or more."),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), SIZES.values(), ids=SIZES)
+def test_sizes_that_it_cannot_take_are_refused(refused, options, words):
+    small = {"num_embeddings": K, "grid": (4, 4), "filters": 4, "blocks": 1, "num_heads": 1}
+    refused(lambda: GatedPixelCNN(**small | options), words)

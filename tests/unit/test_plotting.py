@@ -81,3 +81,42 @@ def test_animation_has_its_frames_and_words():
         assert animation.n_frames >= 7 and animation.size == (2 * 32 + 16, 48)
         first = np.asarray(animation.convert("RGB"))
         assert (first[:, :32] == 255).all(), "a code is visible before the first one is sampled"
+
+
+EQUAL = {
+    "equal": np.full(40, 0.9, "float32"),
+    "one": np.ones(1),
+    "nearly": 0.1 + np.float32([0, 1e-8] * 20),
+    "doubles": np.array([0.1, 0.1 + 2e-16] * 20),
+    "large": np.full(9, 1e20),
+    "large and near": np.array([1e20, 1e20 * (1 + 1e-15)] * 20),
+    "whole numbers": np.full(9, 7),
+    "bytes": np.uint8([3, 200] * 20),
+    "truth": np.array([True, False] * 9),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", EQUAL.values(), ids=EQUAL)
+def test_histograms_of_equal_values(values):
+    bars = plotting.histograms({"": {"x": values}}, "x").axes[0].patches[0].get_data()
+    assert bars.values.sum() == pytest.approx(1)
+    assert (np.diff(bars.edges) > 0).all()
+
+
+def test_histograms_leave_nan_out_and_refuse_no_value(refused):
+    values = {"x": np.array([1, 2, np.nan, np.inf])}
+    bars = plotting.histograms({"": values}, "x").axes[0].patches[0].get_data()
+    assert bars.values.sum() == pytest.approx(1)
+    words = "The panel 'scores' has no value that is a number; give each name one or more."
+    refused(lambda: plotting.histograms({"scores": {"x": np.full(3, np.nan)}}, "x"), words)
+
+
+def test_more_names_than_colours():
+    names = [str(number) for number in range(9)]
+    assert len(plotting.estimates({"": {name: (1, 0, 2) for name in names}}).axes[0].lines) == 18
+    assert len(plotting.bars({"": {"row": {name: 1.0 for name in names}}}).axes[0].patches) == 9
+    points = {name: ([1, 2], [1, 2]) for name in names}
+    assert len(plotting.curves({"": points}).axes[0].lines) == 9
+    marks = {name: 1.0 for name in names}
+    plotting.histograms({"": {"x": np.arange(9)}}, "x", marks)

@@ -1,11 +1,15 @@
 """Sampling code maps: the cache is exact, seeds and settings do what they promise."""
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from oasis_helpers import sample_codes
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
-from oasis_helpers.sampling import inverse_cdf, truncate_logits
+from oasis_helpers.sampling import fill, inverse_cdf, truncate_logits
 
 K = 12
 CODES = np.zeros((2, 4, 4), "int32")
@@ -120,3 +124,74 @@ SETTINGS = {
 @pytest.mark.parametrize(("options", "words"), SETTINGS.values(), ids=SETTINGS)
 def test_settings_out_of_range(prior, refused, options, words):
     refused(lambda: sample_codes(**{"prior": prior, "n": 2} | options), words)
+
+
+# --------------------------------------------------------------------------- nothing silently wrong
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-39, 1e-300, 5e-324, np.float32(1e-45)])
+def test_a_temperature_near_zero_takes_the_likeliest_code(gated, temperature):
+    with warnings.catch_warnings(action="error", category=RuntimeWarning):
+        maps = sample_codes(gated, 2, 3, temperature=temperature)
+    np.testing.assert_array_equal(maps, sample_codes(gated, 2, 3, top_k=1))
+    assert len(np.unique(maps)) > 1
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e300])
+def test_a_very_high_temperature_takes_any_code(gated, temperature):
+    with warnings.catch_warnings(action="error", category=RuntimeWarning):
+        maps = sample_codes(gated, 20, 3, temperature=temperature)
+    assert np.bincount(maps.ravel(), minlength=K).min() > 30
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_logits_that_are_no_numbers_are_refused(refused, value, cached):
+    prior = GatedPixelCNN(K, (4, 4), filters=4, blocks=1, num_heads=1)
+    for weight in prior.logits.weights:
+        weight.assign(np.full(weight.shape, value))
+    what = "The prior's weights" if np.isnan(value) else "sample_codes' logits"
+    words = f"{what} hold NaN or infinity: the weights are damaged"
+    refused(lambda: sample_codes(prior, 2, cached=cached), words)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "uint64"])
+def test_known_codes_may_have_any_integer_type(prior, kind):
+    known = np.random.default_rng(0).integers(K, size=(2, 4, 4)).astype(kind)
+    np.testing.assert_array_equal(sample_codes(prior, 2, known=known), known)
+    assert sample_codes(prior, 0, known=known[:0]).shape == (0, 4, 4)
+
+
+def test_sampling_in_threads_leaves_the_number_of_blas_threads(prior):
+    """Overlapping calls that each restore what they found would leave one thread."""
+    first, second = threading.Event(), threading.Event()
+
+    class Waiting:
+        def __init__(self, started, ended):
+            self.started, self.ended = started, ended
+
+        def next_logits(self):
+            self.started.set()
+            self.ended.wait(0.5)
+            return np.zeros((1, K), "float32")
+
+        def append(self, codes):
+            pass
+
+    def sample(*events):
+        fill(np.full((1, 1), -1), np.zeros((1, 1)), Waiting(*events))
+        events[0].set()
+
+    def threads():
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    with threadpool_limits(3, user_api="blas"):
+        before = threads()
+        events = (first, second), (second, threading.Event())
+        workers = [threading.Thread(target=sample, args=pair) for pair in events]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert threads() == before

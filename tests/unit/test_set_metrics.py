@@ -227,6 +227,34 @@ ARGUMENTS = {
         lambda: FeatureSet(np.full((2, 2), np.nan), np.arange(2)),
         "cannot be scored; expected a subject for each slice, and finite features.",
     ),
+    "KID of one": (
+        lambda: set_metrics.kid(subjects(count=1), subjects()),
+        "The KID needs two subjects or more in each set; these have 1 and 16.",
+    ),
+    "PRDC of few": (
+        lambda: set_metrics.prdc(FeatureSet(np.ones((8, 6)), np.arange(8) // 4), subjects()),
+        "needs 5 slices of other subjects for each slice; choose a larger set.",
+    ),
+    "PRDC of three slices": (
+        lambda: set_metrics.prdc(subjects(), FeatureSet(np.ones((3, 6)), np.arange(3))),
+        "needs 5 slices of other subjects for each slice; choose a larger set.",
+    ),
+    "PRDC of one": (
+        lambda: set_metrics.prdc(subjects(), subjects(count=1)),
+        "needs 5 slices of other subjects for each slice; choose a larger set.",
+    ),
+    "two subjects": (
+        lambda: set_metrics.pairwise_ssim(np.ones((2, 16, 16, 1)), np.zeros(2), np.arange(2)),
+        "Pairs of slices of 2 subjects have no interval; expected three subjects or more",
+    ),
+    "no common index": (
+        lambda: set_metrics.pairwise_ssim(np.ones((3, 16, 16, 1)), np.arange(3), np.arange(3)),
+        "expected three subjects or more with slices at the same index.",
+    ),
+    "one subject": (
+        lambda: set_metrics.slice_index_classifier(heads(1)),
+        "32 slices of 32 indices cannot train a classifier; expected those of two subjects or more",
+    ),
     "pairs": (
         lambda: set_metrics.pairwise_ssim(np.ones((2, 16, 16, 1)), np.arange(2), np.arange(3)),
         "2 images, 2 slice indices and 3 subjects do not belong together; expected one of each",
@@ -241,3 +269,10 @@ ARGUMENTS = {
 @pytest.mark.parametrize(("call", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_arguments_that_do_not_fit(refused, call, words):
     refused(call, words)
+
+
+def test_a_classifier_of_fewer_slices_than_components():
+    few = heads(2)
+    classifier = set_metrics.slice_index_classifier(few)
+    predicted = classifier.predict(few.images.reshape(64, -1))
+    assert np.abs(predicted - few.slices).mean() < 3

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import random
+import re
 import warnings
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 from oasis_helpers import load_slices, recipes, training
+from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.data import SliceSet, with_mirrored
+from oasis_helpers.pixelcnn import GatedPixelCNN
 
 EPOCHS = 4
 
@@ -124,6 +128,109 @@ def test_a_damaged_checkpoint_is_noticed_and_the_earlier_one_used(tmp_path, undi
         assert_same(fit_small(training.Checkpoint(tmp_path)), undisturbed)
 
 
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """A file with bytes changed, cut out, repeated, inserted, or cut off."""
+    headers = [match.start() for match in re.finditer(b"PK", content)]
+    at, length = chance.choice(headers) + chance.randrange(50), chance.choice((1, 1, 1, 4, 40))
+    at = min(at, len(content) - 1) if chance.random() < 0.7 else chance.randrange(len(content))
+    before, here, after = content[:at], content[at : at + length], content[at + length :]
+    return chance.choice(
+        (
+            before + chance.randbytes(len(here)) + after,
+            before + bytes([here[0] ^ 1 << chance.randrange(8)]) + here[1:] + after,
+            before + after,
+            before + here + here + after,
+            before + chance.randbytes(length) + here + after,
+            before,
+        )
+    )
+
+
+def test_a_checkpoint_with_any_damage_is_resumed_from_or_passed_over(tmp_path):
+    def model():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        model.compile("sgd")
+        return model
+
+    def state(model):
+        return [np.array(value) for value in model.variables]
+
+    written, checkpoint = model(), training.Checkpoint(tmp_path, "loss")
+    checkpoint.set_model(written)
+    checkpoint.best, states = written.get_weights(), {}
+    for epoch in (1, 2):
+        written.set_weights([np.full(value.shape, epoch) for value in written.get_weights()])
+        written.optimizer.build(written.trainable_variables)
+        checkpoint.on_epoch_begin(epoch)
+        states[epoch] = state(written)
+    whole = (tmp_path / "latest.npz").read_bytes()
+    chance, found, resumed = random.Random(0), {1: 0, 2: 0}, model()
+    for number in range(600):
+        (tmp_path / "latest.npz").write_bytes(mutated(whole, chance))
+        with warnings.catch_warnings(action="ignore"):
+            epoch = training.Checkpoint(tmp_path).restore(resumed)
+        found[epoch] += 1
+        for one, other in zip(state(resumed), states[epoch], strict=True):
+            np.testing.assert_array_equal(one, other, f"mutation {number}")
+    assert found[1] > 300, found
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, undisturbed):
+    (tmp_path / "latest.npz").mkdir()
+    with pytest.warns(UserWarning, match=r"latest\.npz cannot be read \(Is a directory\)"):
+        training.Checkpoint(tmp_path).restore(small_model())
+
+
+def test_a_number_after_nan_is_the_best(tmp_path):
+    checkpoint = training.Checkpoint(tmp_path, "val_loss")
+    checkpoint.set_model(small_model())
+    nan = float("nan")
+    for epoch, loss in enumerate((nan, 2.0, float("-inf"), 1.0, nan, 3.0)):
+        checkpoint.model.set_weights([np.full((1, 1), epoch), np.zeros(1)])
+        checkpoint.on_epoch_end(epoch, {"val_loss": loss})
+    checkpoint.take_best()
+    assert checkpoint.model.get_weights()[0] == 3
+
+
+def small_model():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    return model
+
+
+def diverging(kind: str) -> tuple:
+    """A model, batches for it, and a learning rate that is too high."""
+    rng = np.random.default_rng(0)
+    images, indices = rng.random((16, 16, 16, 1), "float32"), np.arange(16)
+    codes, rate = rng.integers(12, size=(16, 4, 4)), keras.optimizers.SGD(1e30)
+    small = {"num_embeddings": 12, "widths": (4, 4), "blocks": 1, "patch": (2, 2)}
+    if kind == "prior":
+        model = GatedPixelCNN(12, (4, 4), filters=4, blocks=1, num_heads=1)
+        model.compile(rate, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model, training.Batches.of((codes, indices), codes, 8)
+    model = (
+        recipes.reference_vqvae(1.0, 16, 12)
+        if kind == "reference"
+        else recipes.improved_vqvae(1.0, 16, **small)
+    )
+    if kind != "decoder":
+        model.compile(rate)
+        return model, training.Batches.of(images, images, 8)
+    model = AdversarialDecoder(model, patch_discriminator(16, (0, 0, 16, 16), 8))
+    model.compile(rate)
+    return model, training.Batches.of(codes, images, 8)
+
+
+@pytest.mark.parametrize("kind", ["improved", "reference", "decoder", "prior"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_learning_rate_too_high_is_named(tmp_path, refused, kind, kept):
+    model, batches = diverging(kind)
+    words = [r"The loss became ", " in epoch ", " at a learning rate of 1e+30; "]
+    words += [f"remove {tmp_path} and " if kept else "", "train with a lower one."]
+    checkpoint = training.Checkpoint(tmp_path) if kept else None
+    refused(lambda: training.fit(model, batches, 20, None, (), checkpoint), *words)
+
+
 def test_the_best_epoch_is_kept_with_its_value(tmp_path):
     checkpoint = training.Checkpoint(tmp_path, "loss")
     checkpoint.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
@@ -184,7 +291,9 @@ def test_final_epochs_may_use_the_first_examples_only():
         training.Batches.of(np.arange(12), np.arange(12), 4, unaugmented=(2, 13))
 
 
-def test_a_prior_ends_with_unshifted_slices(monkeypatch):
+@pytest.mark.parametrize(("steps", "unaugmented"), [(36, 4), (6, 1), (1, 1), (12, 1)])
+def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
+    """But where there is one epoch only, it shows all that was encoded."""
     monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
     images = np.random.default_rng(0).random((32, 16, 16, 1), "float32")
     indices = np.arange(32, dtype="int32")
@@ -194,16 +303,22 @@ def test_a_prior_ends_with_unshifted_slices(monkeypatch):
         16,
         vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
         prior={"filters": 8, "blocks": 1, "num_heads": 1},
-        prior_schedule=recipes.Schedule(36, 16, 4e-3),  # six epochs
+        prior_schedule=recipes.Schedule(steps, 16, 4e-3),  # six steps an epoch
         views=3,
     )
     vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
     validate = dataclasses.replace(train, split="validate")
     _, batches = training.train_prior(recipe, vqvae, train, validate)
-    assert len(batches) == 6 and batches.unaugmented == (4, 2 * len(train))
+    assert len(batches) == 6 and batches.unaugmented == (unaugmented, 2 * len(train))
     (codes, slices), _ = batches.read(np.arange(2 * len(train)))
     np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
     np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 4), (0, 4), (3, 0), (3, -1)])
+def test_epochs_need_a_batch_that_can_be_filled(refused, count, size):
+    words = f"A batch of {size} out of {count} for 1 worker(s): choose a multiple of 1 up to"
+    refused(lambda: training.epochs_for(10, count, size), words)
 
 
 # ------------------------------------------------------------------------------------ the folder
