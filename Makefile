@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
-EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling image_sizes speed
+EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
 	image_sizes speed
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
@@ -76,7 +76,7 @@ score: $(VENV)/ready
 experiments: $(VENV)/ready-dev
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments $$name; done
 
-# README's tables and picture, from the scores of the weights.
+# Tables of README and docs/results.md and the picture, from the scores of the weights.
 results: $(VENV)/ready
 	$(BIN)/python -m tools.tables
 
