@@ -64,10 +64,10 @@ def test_missing_and_unreadable_sources_are_rejected(tmp_path):
     path = tmp_path / "oasis.tar.gz"
     path.write_bytes(b"moved to another address")
     assert "not a readable archive" in faults_of(path, tmp_path / "target")[0]
-    assert "not there; give a folder" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
+    assert "no file and no folder; give one" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    assert "not there; give a folder" in faults_of(loop, tmp_path / "target")[0]
+    assert "no file and no folder; give one" in faults_of(loop, tmp_path / "target")[0]
 
 
 def test_links_between_folders_are_ignored(cohort_root, tmp_path):

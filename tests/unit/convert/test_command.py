@@ -28,7 +28,7 @@ def test_the_command_describes_what_it_wrote(run, cohort_root, tmp_path, capsys)
 
 
 def test_faults_of_a_source_end_it_with_their_sentences(run, tmp_path):
-    with pytest.raises(SystemExit, match="nowhere: not there; give a folder"):
+    with pytest.raises(SystemExit, match="nowhere: no file and no folder; give one"):
         run("nowhere", tmp_path / "slices")
 
 

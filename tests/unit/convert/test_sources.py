@@ -98,7 +98,7 @@ def test_missing_and_damaged_pictures_are_reported(pictures, tmp_path):
         other.write_bytes(damaged)
         faults = faults_of(pictures, tmp_path / "slices")
         assert len(faults) == 2
-        assert all("not a readable image (no known format)" in fault for fault in faults)
+        assert all("not a usable picture (no known format)" in fault for fault in faults)
     other.unlink()
     assert "OAS1_0110_MR1 has no picture number 120" in faults_of(pictures, tmp_path / "slices")[0]
 
