@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
-EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
+EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling image_sizes speed
 	image_sizes speed
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
@@ -37,7 +37,7 @@ test: test-unit test-notebooks test-integration
 
 # The package: no training above a second, no kernels. Two workers, one thread each.
 test-unit: $(VENV)/ready-dev
-	TF_NUM_INTRAOP_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
+	TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
 
 # Every cell of every notebook, its output compared with the stored one; two kernels at once.
 test-notebooks: $(VENV)/ready-dev

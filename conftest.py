@@ -1,21 +1,32 @@
-"""Settings that hold for the tests and for the notebooks that nbval runs."""
+"""Settings for the tests and for the notebooks that nbval runs."""
 
-import contextlib
 import dataclasses
 import os
-import shutil
 from pathlib import Path
 
 import nbval.plugin
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent
-BESIDE = REPOSITORY.parent / "shared" / "oasis1"
-REAL_DATA = Path(os.environ.pop("OASIS_DATA_DIR", "") or BESIDE).resolve()
-
 # Stored outputs show the synthetic cohort in the short profile, whatever this shell is set to.
+# The second variable hands the folder on to the workers of pytest-xdist, which import this again.
 os.environ["OASIS_PROFILE"] = "tour"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+NAMED = os.environ.pop("OASIS_DATA_DIR", "") or os.environ.get("OASIS_REAL_SLICES", "")
+os.environ["OASIS_REAL_SLICES"] = NAMED
+BESIDE = Path(__file__).resolve().parents[1] / "shared" / "oasis1"
+REAL_SLICES = Path(NAMED).expanduser().resolve() if NAMED else BESIDE
+
+
+def has_real_slices() -> bool:
+    folders = (REAL_SLICES / "keras_png_slices_data", REAL_SLICES / "keras_png_slices_train")
+    return any(folder.is_dir() for folder in folders)
+
+
+def pytest_report_header():
+    if not has_real_slices():
+        return f"real slices: none in {REAL_SLICES}, so tests that need them are skipped"
+    return f"real slices: {REAL_SLICES} ({'OASIS_DATA_DIR' if NAMED else 'beside the checkout'})"
 
 
 def pytest_collection_modifyitems(items):
@@ -28,14 +39,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_root() -> Path:
     """The real OASIS-1 slices, where this machine has them."""
-    if not (REAL_DATA / "keras_png_slices_data").is_dir():
-        pytest.skip("real OASIS-1 slices are not here; set OASIS_DATA_DIR to test on them")
-    return REAL_DATA
+    if not has_real_slices():
+        pytest.skip(f"no real slices in {REAL_SLICES}; set OASIS_DATA_DIR to test on them")
+    return REAL_SLICES
 
 
 @pytest.fixture(scope="session")
 def cohort_root() -> Path:
-    """The synthetic cohort in full, made on first use."""
+    """The synthetic cohort, made on first use."""
     from oasis_helpers import pretrained
 
     return pretrained.data_root()
@@ -53,22 +64,3 @@ def load_few():
         return dataclasses.replace(slices, **parts)
 
     return load
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium: the system's, or the one that playwright brought.
-
-    One for all tests, because playwright can't be started a second time in a process.
-    """
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    with sync_api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, names)), own)
-        if not Path(found).exists():
-            pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path")
-        with contextlib.closing(
-            playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        ) as chromium:
-            yield chromium

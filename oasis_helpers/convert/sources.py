@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from oasis_helpers import data
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
+from oasis_helpers.convert.layout import check_layout
 from oasis_helpers.convert.subjects import Slice, Subject
 from oasis_helpers.convert.synthetic import FRAME
 from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
@@ -104,7 +104,7 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
     file_at = {str(PurePosixPath(source, file.name)): file for file in files}
     folder = path_class(file_at)(source, prefixes.pop())
     stacks = defaultdict(dict)
-    for split, paths in data.check_layout(folder).items():
+    for split, paths in check_layout(folder).items():
         for (case, index), path in paths.items():
             stacks[split, case][index] = file_at[str(path)]
     training = [stack for (split, _), stack in stacks.items() if split == "train"]

@@ -1,4 +1,4 @@
-"""The synthetic cohort: its layout, its pixels, and its manners towards what is already there."""
+"""The synthetic cohort: its pixels, its layout, and how it treats what is already there."""
 
 import json
 import re
@@ -28,16 +28,19 @@ def files(root):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-def test_form_and_background(brains):
+# --------------------------------------------------------------------------------------- pixels
+
+
+def test_frame_and_background(brains):
     assert brains.shape == (4, 32, 256, 256) and brains.dtype == np.uint8
     assert not brains[..., :34, :].any() and not brains[..., 222:, :].any()
     assert not brains[..., :50].any() and not brains[..., 206:].any()
-    share_black = (brains == 0).mean(axis=(1, 2, 3))
-    assert np.all((share_black > 0.70) & (share_black < 0.74)), share_black
+    black = (brains == 0).mean(axis=(1, 2, 3))
+    assert np.all((black > 0.70) & (black < 0.74)), black
     assert np.all(np.percentile(brains, 99.5, axis=(1, 2, 3)) > 190)
 
 
-def test_brain_lies_where_it_does_in_oasis(brains):
+def test_position_and_area_are_those_of_oasis(brains):
     _, rows, columns = np.nonzero(brains.max(axis=0) > 0)
     assert abs(rows.mean() - 127.5) < 5 and abs(columns.mean() - 127.5) < 3
     areas = (brains > 0).sum(axis=(2, 3)).mean(axis=0)
@@ -62,6 +65,9 @@ def test_ventricles_vary(brains):
     assert dark.max() > 1.5 * dark.min(), dark
 
 
+# --------------------------------------------------------------------------------------- layout
+
+
 def test_layout(cohort):
     expected = ["cohort.json"] + [
         f"keras_png_slices_data/keras_png_slices_{split}/case_{subject:03d}_slice_{k}.nii.png"
@@ -69,7 +75,7 @@ def test_layout(cohort):
         for k in range(32)
     ]
     assert files(cohort) == sorted(expected)
-    assert [path.name for path in cohort.parent.iterdir()] == ["cohort"]  # no scratch left behind
+    assert [path.name for path in cohort.parent.iterdir()] == ["cohort"], "scratch was left behind"
     record = json.loads((cohort / "cohort.json").read_text())
     assert record["subjects"] == list(SUBJECTS) and record["seed"] == 3
     with Image.open(cohort / expected[1 + 5]) as image:
@@ -79,8 +85,8 @@ def test_layout(cohort):
 
 def test_no_subject_in_two_splits(cohort):
     folders = (cohort / "keras_png_slices_data").iterdir()
-    seen = [set(re.findall(r"case_\d+", " ".join(files(folder)))) for folder in folders]
-    assert sum(map(len, seen)) == len(set.union(*seen)) == sum(SUBJECTS)
+    subjects = [set(re.findall(r"case_\d+", " ".join(files(folder)))) for folder in folders]
+    assert sum(map(len, subjects)) == len(set.union(*subjects)) == sum(SUBJECTS)
 
 
 def test_second_call_rewrites_nothing(cohort):
@@ -89,7 +95,7 @@ def test_second_call_rewrites_nothing(cohort):
     assert {path: path.stat().st_mtime_ns for path in cohort.rglob("*")} == before
 
 
-def test_two_makers_at_once_and_any_number_of_workers(tmp_path):
+def test_two_calls_at_once_with_any_number_of_workers(tmp_path):
     root = tmp_path / "new" / "cohort"
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(make_cohort, root, (1, 0, 0), 3, workers) for workers in (1, 2)]
@@ -98,35 +104,36 @@ def test_two_makers_at_once_and_any_number_of_workers(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(image)), make_subject(1, seed=3)[9])
 
 
-def test_foreign_folder_is_refused(tmp_path):
+# -------------------------------------------------------------------------------------- refusals
+
+
+def test_folder_of_something_else_is_refused(tmp_path, refused):
     mine = tmp_path / "keras_png_slices_data" / "mine.png"
     mine.parent.mkdir()
     mine.write_bytes(b"a person made this")
-    with pytest.raises(FileExistsError, match=r"that make_cohort did not make.*another folder"):
-        make_cohort(tmp_path, SUBJECTS)
-    assert mine.read_bytes() == b"a person made this"
-    with pytest.raises(FileExistsError, match=r"did not make"):
-        make_cohort(mine, SUBJECTS)
+    words = "holds something that make_cohort did not make", "give another folder"
+    refused(lambda: make_cohort(tmp_path, SUBJECTS), *words, error=FileExistsError)
+    refused(lambda: make_cohort(mine, SUBJECTS), "did not make", error=FileExistsError)
+    (tmp_path / "cohort.json").write_text('{"made_by": "oasis_h')
+    refused(lambda: make_cohort(tmp_path, SUBJECTS), *words, error=FileExistsError)
 
 
-def test_other_parameters_and_missing_slices_are_refused(cohort, tmp_path):
-    with pytest.raises(FileExistsError, match=r"another cohort .*seed 3, not .*seed 4.*nothing"):
-        make_cohort(cohort, SUBJECTS, seed=4)
+def test_other_parameters_and_missing_slices_are_refused(cohort, tmp_path, refused):
+    words = "another cohort (", "seed 3, not ", "seed 4", "nothing was changed"
+    refused(lambda: make_cohort(cohort, SUBJECTS, seed=4), *words, error=FileExistsError)
     (tmp_path / "cohort.json").write_text((cohort / "cohort.json").read_text())
-    with pytest.raises(FileExistsError, match=r"holds 0 slices where its cohort.json promises 128"):
-        make_cohort(tmp_path, SUBJECTS, seed=3)
+    words = "holds 0 slices where its cohort.json promises 128"
+    refused(lambda: make_cohort(tmp_path, SUBJECTS, seed=3), words, error=FileExistsError)
 
 
 @pytest.mark.parametrize("subjects", [(1, 1), (-1, 1, 1), (0, 0, 0), (900, 90, 10)])
-def test_impossible_counts_are_refused(tmp_path, subjects):
-    with pytest.raises(ValueError, match=r"three counts"):
-        make_cohort(tmp_path / "cohort", subjects)
+def test_impossible_counts_are_refused(tmp_path, refused, subjects):
+    words = "subjects must be three counts (train, validate, test), none negative, 1 to 999 in all"
+    refused(lambda: make_cohort(tmp_path / "cohort", subjects), words)
 
 
-def test_impossible_numbers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"subject must be 1"):
-        make_subject(0)
-    with pytest.raises(ValueError, match=r"seed must be 0"):
-        make_cohort(tmp_path / "cohort", SUBJECTS, seed=-1)
-    with pytest.raises(ValueError, match=r"workers must be 1"):
-        make_cohort(tmp_path / "cohort", SUBJECTS, workers=0)
+def test_impossible_numbers_are_refused(tmp_path, refused):
+    root = tmp_path / "cohort"
+    refused(lambda: make_subject(0), "subject must be 1 or more, not 0.")
+    refused(lambda: make_cohort(root, SUBJECTS, seed=-1), "seed must be 0 or more, not -1.")
+    refused(lambda: make_cohort(root, SUBJECTS, workers=0), "workers must be 1 or more, or None")

@@ -1,8 +1,8 @@
 """Shipped weights compute today what they computed at commit a0083c0, before names and files moved.
 
-`python tests/test_unchanged.py` wrote `tests/unchanged/*.npz` at that commit. Codes of real slices
-are kept as hashes, one a slice, and their decoded pictures as a few projections: no real slice and
-no reconstruction of one can be made from them.
+`python tests/integration/test_unchanged.py` wrote `unchanged/*.npz` beside it at that commit. Codes
+of real slices are kept as hashes, one a slice, and their decoded pictures as a few projections: no
+real slice and no reconstruction of one can be made from them.
 """
 
 import hashlib

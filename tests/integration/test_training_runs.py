@@ -1,0 +1,143 @@
+"""Trainings of seconds: networks learn, and weights are trained, scored and released as a whole."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from oasis_helpers import load_pretrained, metrics, pretrained, recipes, sample_codes, set_metrics
+from oasis_helpers.data import SliceSet
+from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
+from tools import features, score, train
+
+K, GRID = 12, (4, 4)
+
+
+# ----------------------------------------------------------------------------- networks learn
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: recipes.reference_vqvae(0.1, 32, 16),
+        lambda: recipes.improved_vqvae(0.1, 32, num_embeddings=16, widths=(16, 16), blocks=1),
+    ],
+)
+def test_the_first_stage_learns(make):
+    y, x = np.mgrid[:32, :32] / 32
+    angle, phase = np.random.default_rng(0).uniform(0, 6.3, (2, 64, 1, 1))
+    waves = 0.5 + 0.5 * np.sin(9 * (np.cos(angle) * x + np.sin(angle) * y) + phase)
+    images = (waves * ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.16))[..., None].astype("float32")
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile(keras.optimizers.Adam(3e-3))
+    curves = model.fit(images, images, batch_size=16, epochs=12, verbose=0).history
+    assert curves["loss"][-1] < 0.8 * curves["loss"][0]
+    assert curves["perplexity"][-1] > 1
+
+
+@pytest.mark.parametrize(
+    ("make", "uses_index"),
+    [
+        (lambda: MaskedPixelCNN(K, GRID, filters=16), False),
+        (lambda: GatedPixelCNN(K, GRID, 16, 2, 2, condition_dropout=0.3), True),
+    ],
+)
+def test_the_second_stage_learns_codes_and_slice_indices(make, uses_index):
+    """Four maps, one for each of four slice indices; hidden indices teach the mean of all."""
+    keras.utils.set_random_seed(0)
+    prior = make()
+    codes = np.repeat(np.random.default_rng(0).integers(K, size=(4, *GRID)), 16, axis=0)
+    codes, slices = codes.astype("int32"), np.repeat(np.arange(4), 16).astype("int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    prior.compile(keras.optimizers.Adam(1e-2), loss)
+    curve = prior.fit((codes, slices), codes, epochs=25, verbose=0).history["loss"]
+    assert curve[-1] < 0.5 * curve[0]
+    if uses_index:
+        right, none, wrong = (
+            prior.log_prob(codes, index).mean()
+            for index in (slices, NO_CONDITION, (slices + 1) % 4)
+        )
+        assert right > none > wrong
+    maps = sample_codes(prior, 8, 2, seed=1)
+    np.testing.assert_array_equal(maps, sample_codes(prior, 8, 2, seed=1, cached=False))
+
+
+def heads(count, seed=0, size=32):
+    """Noisy ellipses that grow with the slice index."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    index = np.tile(np.arange(32), count).astype("int32")
+    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
+    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
+    numbers = np.repeat(np.arange(count), 32).astype("int32")
+    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
+
+
+def test_a_feature_network_learns_slice_index_and_corruption():
+    training, others = heads(6), heads(4, seed=1)
+    trained = features.feature_network(training, epochs=12)
+    untrained = set_metrics.standardised(set_metrics.feature_layers((32, 32, 1)), training)
+    accuracy, by_chance = (
+        features.neighbour_index_accuracy(network, others) for network in (trained, untrained)
+    )
+    assert accuracy > by_chance and accuracy > 0.6
+    kids = features.sensitivity(trained, training, others)
+    assert kids["blurred"] > 3 * abs(kids["none"]) and kids["noisy"] > abs(kids["none"])
+
+
+# ------------------------------------------------------------------- from a recipe to a release
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, cohort_root, load_few):
+    """Two recipes that train in seconds, "tiny" and "tiny-fine", in a temporary folder."""
+    schedule = recipes.Schedule(6, 128, 1e-3)
+    recipe = recipes.Recipe(
+        "cohort",
+        vqvae={**recipes.WHOLE_FRAME, "widths": (8, 8), "blocks": 1, "num_embeddings": 16},
+        vqvae_schedule=schedule,
+        prior={"filters": 8, "blocks": 1, "num_heads": 1},
+        prior_schedule=recipes.Schedule(6, 64, 1e-3),
+    )
+    fine = dataclasses.replace(
+        recipe,
+        vqvae_schedule=None,
+        fine_tunes="tiny",
+        decoder_schedule=schedule,
+        prior_schedule=None,
+    )
+    monkeypatch.setitem(recipes.RECIPES, "tiny", recipe)
+    monkeypatch.setitem(recipes.RECIPES, "tiny-fine", fine)
+    for module in (pretrained, score, train):
+        monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(train, "CHECKPOINTS", tmp_path / "work")
+    for module in (pretrained, score):
+        monkeypatch.setattr(module, "load_slices", load_few)
+    monkeypatch.setattr(score, "SAMPLES_PER_INDEX", 1)
+    return tmp_path / "weights"
+
+
+def test_weights_are_trained_scored_and_released(tiny, cohort_root):
+    scores = train.train_weights("tiny")
+    models = load_pretrained("tiny")
+    assert models.scores == json.loads(json.dumps(scores))
+    assert scores["epochs"] == {"vqvae": 2, "prior": 2}
+    assert scores["train"]["subjects"] == 6 and scores["test"]["slices"] == 192
+    assert scores["samples"]["slices"] == {"samples": 32, "unseen": 192}
+    assert len(models.history["prior"]["val_loss"]) == 2
+    test = models.load_slices(cohort_root, "test")
+    assert metrics.reconstruction_table(models.vqvae, test) == scores["test"]
+    assert "Scores on test subjects" in (tiny / "tiny" / "MODEL_CARD.md").read_text()
+
+    fine_scores = train.train_weights("tiny-fine")
+    assert fine_scores["epochs"] == {"vqvae": 2} and "prior_test" not in fine_scores
+    fine, images = load_pretrained("tiny-fine"), test.images[:64]
+    assert fine.prior is None
+    codes = models.vqvae.encode(images)
+    np.testing.assert_array_equal(fine.vqvae.encode(images), codes)
+    assert not np.array_equal(fine.vqvae.decode(codes), models.vqvae.decode(codes))
+    assert "not the patient's own" in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()

@@ -1,0 +1,65 @@
+"""The doors of the course, and how a command ends that cannot go on."""
+
+import errno
+import sys
+
+import numpy as np
+import pytest
+
+from oasis_helpers import __main__ as doors
+from oasis_helpers import load_slices
+
+
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_without_a_door_the_doors_are_listed(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["oasis_helpers", *words])
+    with pytest.raises(SystemExit) as ended:
+        doors.main()
+    assert all(f"  {name}" in ended.value.code for name in ("run", "convert", "doctor"))
+
+
+def ended(command, capsys):
+    """The exit code of a command, and what it printed as its reason."""
+    with pytest.raises(SystemExit) as caught:
+        doors.ending_with_a_sentence(command)
+    code = caught.value.code
+    return (1, code) if isinstance(code, str) else (code, capsys.readouterr().err.strip())
+
+
+def test_a_mistake_of_the_user_ends_with_its_sentence(capsys):
+    code, reason = ended(lambda: load_slices(".", "exam"), capsys)
+    assert code == 1 and reason == ("Unknown split 'exam': choose one of train, validate, test.")
+
+
+def test_an_error_of_the_system_becomes_a_sentence(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/scores.json")
+
+    code, reason = ended(full, capsys)
+    assert code == 1 and reason == (
+        "/data/scores.json: No space left on device; files are replaced as a whole, so nothing is "
+        "half written: mend that and give the same command again."
+    )
+
+
+@pytest.mark.parametrize("reason", ["", "The same command resumes."])
+def test_an_interruption_says_how_to_go_on(capsys, reason):
+    def interrupted():
+        raise KeyboardInterrupt(*([reason] if reason else []))
+
+    assert ended(interrupted, capsys) == (
+        130,
+        reason or "Interrupted; give the same command to start it again.",
+    )
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ValueError, match="mismatch"):
+        doors.ending_with_a_sentence(lambda: np.zeros(3) @ np.zeros(4))
+
+
+def test_the_data_folder_is_made_absolute_for_the_kernels(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OASIS_DATA_DIR", "slices")
+    doors.ending_with_a_sentence(lambda: None)
+    assert doors.os.environ["OASIS_DATA_DIR"] == str(tmp_path / "slices")

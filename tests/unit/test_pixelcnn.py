@@ -1,0 +1,130 @@
+"""Both priors: causality at every position, likelihood, conditioning."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from oasis_helpers.pixelcnn import (
+    NO_CONDITION,
+    GatedPixelCNN,
+    MaskedPixelCNN,
+    checked_slice_index,
+)
+
+K = 12
+CODES = np.zeros((2, 4, 4), "int32")
+
+
+def with_large_weights(prior):
+    """Random weights, large enough that every earlier code makes a difference."""
+    rng = np.random.default_rng(3)
+    for weight in prior.trainable_weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    return prior
+
+
+@functools.cache
+def masked(grid):
+    return with_large_weights(MaskedPixelCNN(K, grid, filters=16))
+
+
+@functools.cache
+def gated(grid):
+    options = {"filters": 16, "blocks": 3, "num_heads": 2, "dropout": 0.0}
+    return with_large_weights(GatedPixelCNN(K, grid, condition_dropout=0.999, **options))
+
+
+def which_codes_matter(prior) -> np.ndarray:
+    """bool (positions, positions): whether logits change with the code of another position."""
+    positions = prior.grid[0] * prior.grid[1]
+    codes = np.random.default_rng(0).integers(K, size=positions)
+    maps = np.tile(codes, (positions + 1, 1))
+    maps[np.arange(positions), np.arange(positions)] = (codes + 5) % K
+    maps = maps.reshape(-1, *prior.grid).astype("int32")
+    logits = np.asarray(prior((maps, np.full(len(maps), 7))))
+    logits = logits.reshape(len(maps), positions, K)
+    change = np.abs(logits[:-1] - logits[-1]).max(-1).T
+    return change > 1e-5 * np.abs(logits).max()
+
+
+@pytest.mark.parametrize("make", [masked, gated])
+@pytest.mark.parametrize("grid", [(10, 10), (13, 11)])
+def test_logits_depend_on_earlier_codes_only(make, grid):
+    matters = which_codes_matter(make(grid))
+    assert not np.triu(matters).any(), "a position sees itself or a later one"
+    seen = matters[np.tril_indices(len(matters), -1)].mean()
+    if make is gated:
+        assert seen == 1, "the gated prior has a blind spot"
+    else:
+        assert 0.2 < seen < 0.95, "the stacked masks have no blind spot"
+
+
+@pytest.mark.parametrize("make", [masked, gated])
+def test_probabilities_of_all_maps_of_a_tiny_grid_sum_to_one(make):
+    maps = np.stack(np.meshgrid(np.arange(K), np.arange(K)), -1).reshape(-1, 1, 2)
+    log_p = make((1, 2)).log_prob(maps, slice_index=3)
+    assert log_p.dtype == np.float32 and log_p.shape == (K * K,)
+    assert np.exp(log_p.astype("float64")).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_log_prob_in_small_batches_and_of_no_map(prior):
+    maps = np.random.default_rng(1).integers(K, size=(5, 4, 4))
+    indices = [0, 8, 16, 24, 31]
+    whole = prior.log_prob(maps, indices)
+    np.testing.assert_allclose(prior.log_prob(maps, indices, batch_size=2), whole, rtol=1e-5)
+    assert prior.log_prob(maps[:0], 0).shape == (0,)
+
+
+@pytest.mark.parametrize("make", [masked, gated])
+def test_a_saved_prior_computes_the_same(make, tmp_path):
+    prior, inputs = make((4, 4)), (CODES, np.array([3, 20]))
+    prior.save(tmp_path / "prior.keras")
+    again = keras.saving.load_model(tmp_path / "prior.keras", compile=False)
+    np.testing.assert_allclose(np.asarray(again(inputs)), np.asarray(prior(inputs)), rtol=1e-5)
+
+
+def test_only_the_gated_prior_uses_the_slice_index():
+    for make, uses in ((masked, False), (gated, True)):
+        first, last = (make((4, 4)).log_prob(CODES, index) for index in (0, 31))
+        assert (not np.array_equal(first, last)) == uses
+
+
+def test_no_condition_needs_a_prior_that_learnt_it(prior, refused):
+    assert np.isfinite(gated((4, 4)).log_prob(CODES, NO_CONDITION)).all()
+    refused(lambda: prior.log_prob(CODES, NO_CONDITION), "expected integers from 0")
+
+
+def test_condition_dropout_hides_indices_in_training_only():
+    prior, inputs = gated((4, 4)), (CODES, np.array([3, 20]))
+    hidden = np.asarray(prior(inputs, training=True))
+    without = np.asarray(prior((CODES, np.array([NO_CONDITION] * 2))))
+    np.testing.assert_allclose(hidden, without, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(np.asarray(prior(inputs)), hidden, rtol=1e-2)
+
+
+def test_one_slice_index_or_one_for_each_map():
+    assert checked_slice_index(5, 3).tolist() == [5, 5, 5]
+    indices = checked_slice_index([0, 31, 7], 3)
+    assert indices.tolist() == [0, 31, 7] and indices.dtype == np.int32
+
+
+LOG_PROB = {
+    "grid": (CODES[:, 1:], 0, "shape (2, 3, 4); this prior was trained on (N, 4, 4)."),
+    "codes": (CODES + K, 0, "log_prob got codes from 12 to 12; expected 0 to 11: these codes"),
+    "index 32": (CODES, 32, "slice_index [32] ...: expected integers from 0 (midbrain) to 31"),
+    "index -1": (CODES, -1, "slice_index [-1] ...: expected integers from 0 (midbrain) to 31"),
+    "index 1.5": (CODES, 1.5, "slice_index [1.5] ...: expected integers from 0 (midbrain) to 31"),
+    "too many": (CODES, [0, 1, 2], "slice_index has shape (3,) for 2 maps; give one integer for"),
+}
+
+
+@pytest.mark.parametrize(("codes", "index", "words"), LOG_PROB.values(), ids=LOG_PROB)
+def test_log_prob_refuses(prior, refused, codes, index, words):
+    refused(lambda: prior.log_prob(codes, index), words)
+
+
+def test_log_prob_refuses_an_empty_batch(prior, refused):
+    words = "batch_size = 0: expected a whole number, 1 or more."
+    refused(lambda: prior.log_prob(CODES, 0, batch_size=0), words)

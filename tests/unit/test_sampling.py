@@ -1,0 +1,122 @@
+"""Sampling code maps: the cache is exact, seeds and settings do what they promise."""
+
+import numpy as np
+import pytest
+
+from oasis_helpers import sample_codes
+from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
+from oasis_helpers.sampling import inverse_cdf, truncate_logits
+
+K = 12
+CODES = np.zeros((2, 4, 4), "int32")
+
+
+def with_large_weights(prior):
+    """Random weights, large enough that every earlier code makes a difference."""
+    rng = np.random.default_rng(3)
+    for weight in prior.trainable_weights:
+        weight.assign(rng.normal(0, 0.4, weight.shape))
+    return prior
+
+
+@pytest.fixture(scope="module")
+def gated():
+    options = {"filters": 16, "blocks": 3, "num_heads": 2, "condition_dropout": 0.1}
+    return with_large_weights(GatedPixelCNN(K, (5, 7), **options))
+
+
+@pytest.fixture(scope="module")
+def masked():
+    return with_large_weights(MaskedPixelCNN(K, (4, 4), filters=16))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"slice_index": [0, 9, 31], "temperature": 0.9, "top_k": 9, "seed": 4},
+        {"slice_index": NO_CONDITION, "top_p": 0.9},
+    ],
+)
+def test_the_cache_samples_what_the_full_pass_samples(gated, options):
+    maps = sample_codes(gated, 3, **options)
+    np.testing.assert_array_equal(maps, sample_codes(gated, 3, cached=False, **options))
+    assert maps.shape == (3, 5, 7) and maps.dtype == np.int32
+    assert 0 <= maps.min() and maps.max() < K
+
+
+def test_the_slice_index_makes_a_difference(gated):
+    assert np.mean(sample_codes(gated, 8, 0) != sample_codes(gated, 8, 31)) > 0.1
+
+
+def test_a_prior_without_a_cache_is_sampled_by_the_full_pass(masked):
+    maps = sample_codes(masked, 4, seed=1)
+    assert maps.shape == (4, 4, 4) and len(np.unique(maps)) > 3
+    np.testing.assert_array_equal(maps, sample_codes(masked, 4, seed=1, cached=False))
+
+
+def test_the_seed_decides_and_the_batch_size_does_not(gated):
+    maps = sample_codes(gated, 10, seed=1)
+    np.testing.assert_array_equal(maps, sample_codes(gated, 10, seed=1, batch_size=3))
+    assert not np.array_equal(maps, sample_codes(gated, 10, seed=2))
+    assert sample_codes(gated, 0).shape == (0, 5, 7)
+
+
+def test_without_an_index_the_maps_are_spread_over_all_of_them(gated):
+    maps = sample_codes(gated, 4, seed=1)
+    np.testing.assert_array_equal(maps, sample_codes(gated, 4, [0, 8, 16, 24], seed=1))
+
+
+def test_known_codes_are_kept_and_condition_the_others(gated):
+    known = np.random.default_rng(0).integers(K, size=(6, 5, 7))
+    known[:, 2:] = -1
+    maps = sample_codes(gated, 6, 3, known=known)
+    np.testing.assert_array_equal(maps[:, :2], known[:, :2])
+    assert maps.min() >= 0 and len(np.unique(maps[:, 2:])) > 3
+    np.testing.assert_array_equal(maps, sample_codes(gated, 6, 3, known=known, cached=False))
+
+
+def test_samples_follow_the_distribution():
+    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
+    uniform = np.random.default_rng(6).random(20_000)
+    logits = np.tile(np.log(probabilities), (len(uniform), 1))
+    frequencies = np.bincount(inverse_cdf(logits, uniform), minlength=4) / len(uniform)
+    np.testing.assert_allclose(frequencies, probabilities, atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [(2, None, 2), (None, 0.79, 2), (None, 0.81, 3), (1, 0.81, 1), (None, 1.0, 4)],
+)
+def test_only_the_likeliest_codes_are_kept(top_k, top_p, kept):
+    logits = np.log([[0.15, 0.5, 0.05, 0.3]])
+    finite = np.isfinite(truncate_logits(logits.copy(), top_k, top_p))[0]
+    assert finite.tolist() == (np.argsort(np.argsort(-logits[0])) < kept).tolist()
+
+
+SETTINGS = {
+    "n -1": ({"n": -1}, "n = -1: expected a whole number, 0 or more."),
+    "n 2.5": ({"n": 2.5}, "n = 2.5: expected a whole number, 0 or more."),
+    "batch_size": ({"batch_size": 0}, "batch_size = 0: expected a whole number, 1 or more."),
+    "seed": ({"seed": -1}, "seed = -1: expected a whole number, 0 or more."),
+    "temperature 0": ({"temperature": 0}, "temperature = 0: expected a number above 0."),
+    "temperature -1": ({"temperature": -1.0}, "temperature = -1.0: expected a number above 0."),
+    "temperature NaN": ({"temperature": np.nan}, "temperature = nan: expected a number above 0."),
+    "temperature text": ({"temperature": "hot"}, "temperature = 'hot': expected a number above 0."),
+    "top_k 0": ({"top_k": 0}, "top_k = 0: expected 1 to 12, the codes."),
+    "top_k 13": ({"top_k": 13}, "top_k = 13: expected 1 to 12, the codes."),
+    "top_k 1.5": ({"top_k": 1.5}, "top_k = 1.5: expected 1 to 12, the codes."),
+    "top_p 0": ({"top_p": 0}, "top_p = 0: expected a probability above 0, at most 1."),
+    "top_p 1.5": ({"top_p": 1.5}, "top_p = 1.5: expected a probability above 0, at most 1."),
+    "top_p NaN": ({"top_p": np.nan}, "top_p = nan: expected a probability above 0, at most 1."),
+    "index": ({"slice_index": 33}, "slice_index [33] ...: expected integers from 0 (midbrain) to"),
+    "indices": ({"slice_index": [1]}, "slice_index has shape (1,) for 2 maps; give one integer"),
+    "known": ({"known": CODES[:1]}, "known has shape (1, 4, 4); expected (2, 4, 4)."),
+    "known code": ({"known": CODES + K}, "known holds codes from 12 to 12; expected 0 to 11, and"),
+    "known half": ({"known": CODES / 2}, "known holds codes of type float64, not integers;"),
+    "no prior": ({"prior": None}, "prior is a NoneType; expected a GatedPixelCNN or a MaskedPixel"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_out_of_range(prior, refused, options, words):
+    refused(lambda: sample_codes(**{"prior": prior, "n": 2} | options), words)

@@ -1,0 +1,243 @@
+"""Each score of a set on sets whose answer is known."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oasis_helpers import set_metrics
+from oasis_helpers.data import SliceSet
+from oasis_helpers.metrics import ssim_scores
+from oasis_helpers.set_metrics import FeatureSet
+
+SLICES = 12  # of each subject in feature space
+
+
+def subjects(shift=0.0, spread=1.0, seed=0, count=16):
+    """Feature vectors whose slices resemble each other within a subject, as those of a head do."""
+    rng = np.random.default_rng(seed)
+    middle = rng.normal(shift, spread, (count, 1, 6))
+    slices = middle + 0.1 * rng.normal(size=(count, SLICES, 6))
+    return FeatureSet(slices.reshape(-1, 6), np.repeat(np.arange(count), SLICES))
+
+
+def heads(count, seed=0, size=32):
+    """Noisy ellipses that grow with the slice index."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    index = np.tile(np.arange(32), count).astype("int32")
+    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
+    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
+    numbers = np.repeat(np.arange(count), 32).astype("int32")
+    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
+
+
+# -------------------------------------------------------------------------- between two sets
+
+
+def test_kid_of_sets_of_one_distribution_is_zero_on_average():
+    estimates = [set_metrics.kid(subjects(seed=i), subjects(seed=100 + i)) for i in range(40)]
+    means = np.array([estimate.mean for estimate in estimates])
+    assert abs(means.mean()) < 2.5 * means.std() / 40**0.5, "biased"
+    assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) > 0.8
+
+
+def test_kid_grows_with_the_difference():
+    near, far = (set_metrics.kid(subjects(), subjects(shift, seed=1)) for shift in (0.5, 2))
+    assert far.mean > near.mean and far.low > 0
+
+
+def test_kid_against_a_sum_by_hand():
+    """Three subjects with one slice each, and two others."""
+    first, second = np.array([[1.0], [2.0], [0.0]]), np.array([[1.0], [-1.0]])
+
+    def kernel(a, b):
+        return (a * b + 1) ** 3
+
+    within_first = np.mean([kernel(1, 2), kernel(1, 0), kernel(2, 0)])
+    within_second = kernel(1, -1)
+    across = np.mean([kernel(a, b) for a in (1, 2, 0) for b in (1, -1)])
+    estimate = set_metrics.kid(FeatureSet(first, np.arange(3)), FeatureSet(second, np.arange(2)))
+    assert estimate.mean == pytest.approx(within_first + within_second - 2 * across)
+
+
+def test_kid_leaves_pairs_within_a_subject_out():
+    """A second copy of every slice under its subject's name adds no new pair."""
+    one, other = (
+        FeatureSet(np.random.default_rng(i).normal(size=(6, 2)), np.arange(6)) for i in range(2)
+    )
+    twice = FeatureSet(np.repeat(one.values, 2, 0), np.repeat(one.subjects, 2))
+    expected = set_metrics.kid(one, other).mean
+    assert set_metrics.kid(twice, other).mean == pytest.approx(expected)
+
+
+def test_prdc_of_similar_sets_is_high_and_of_distant_ones_zero():
+    alike = set_metrics.prdc(subjects(count=60), subjects(count=60, seed=1))
+    apart = set_metrics.prdc(subjects(), subjects(shift=30, seed=1))
+    for measure in ("precision", "recall", "coverage"):
+        assert alike[measure].mean > 0.35 and apart[measure].mean == 0
+    assert alike["density"].mean > 0.5 and apart["density"].mean == 0
+
+
+def test_prdc_separates_missing_variety_from_missing_quality():
+    """Near copies of one good head are precise but do not cover; a wide set misses."""
+    real = subjects(count=40)
+    repeated = set_metrics.prdc(real, subjects(count=40, spread=0.05, seed=1))
+    assert repeated["precision"].mean > 0.9 and repeated["recall"].mean < 0.3
+    wild = set_metrics.prdc(real, subjects(count=40, spread=4, seed=2))
+    assert wild["precision"].mean < 0.3 and wild["recall"].mean > 0.9
+
+
+def test_a_ball_reaches_to_the_fifth_nearest_slice_of_other_subjects():
+    """Seven subjects on a line, two slices each; the other set is a single point."""
+    line = np.repeat(np.arange(7.0), 2)[:, None]
+    real = FeatureSet(line, np.repeat(np.arange(7), 2))
+    # Seen from 0, slices of others lie at 1, 1, 2, 2, 3, so its ball ends at -3.
+    for place, inside in ((-3.0, True), (-3.1, False)):
+        other = FeatureSet(np.full((6, 1), place), np.arange(6))
+        assert set_metrics.prdc(real, other)["precision"].mean == inside
+
+
+def test_pairwise_ssim_compares_subjects_at_one_slice_index():
+    slices = heads(3)
+    same = np.tile(slices.images[:32], (3, 1, 1, 1))
+    alike = set_metrics.pairwise_ssim(same, slices.slices, slices.subjects)
+    assert alike.mean == pytest.approx(1)
+    apart = set_metrics.pairwise_ssim(slices.images, slices.slices, slices.subjects)
+    assert apart.mean < 0.9 and apart.low < apart.mean < apart.high
+    by_hand = [
+        ssim_scores(slices.images[32 * a : 32 * a + 32], slices.images[32 * b : 32 * b + 32])[0]
+        for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert apart.mean == pytest.approx(np.mean(by_hand))
+
+
+# ------------------------------------------------------------------------------- memorisation
+
+
+def test_copies_of_training_slices_are_found_mirrored_or_not():
+    train, unseen = heads(4), heads(4, seed=1)
+    copies = np.concatenate([train.images[:20], train.images[20:40, :, ::-1], unseen.images[:60]])
+    distance, place = set_metrics.nearest_pixels(copies, train)
+    assert place[:40].tolist() == [*range(20), *range(len(train) + 20, len(train) + 40)]
+    assert distance[:40].max() < 1e-3 < distance[40:].min()
+    by_hand = np.sqrt(((unseen.images[0] - train.images) ** 2).mean((1, 2, 3))).min()
+    assert distance[40] <= by_hand + 1e-6
+    limit = set_metrics.nearest_pixels(unseen.images, train)[0]
+    fraction = set_metrics.memorised_fraction(distance, limit, unseen.subjects)
+    assert fraction.mean == pytest.approx(0.4, abs=0.03)
+    assert fraction.low <= fraction.mean <= fraction.high
+
+
+def test_nearest_code_map():
+    train = np.arange(24).reshape(2, 3, 4)
+    distance, place = set_metrics.nearest_codes(np.array([[[12, 13, 14, 0]] * 3]), train)
+    assert distance[0] == pytest.approx(9 / 12) and place[0] == 1
+
+
+# ------------------------------------------------------------------------ anatomy, slice index
+
+
+def test_anatomy_of_a_disc_with_a_hole():
+    y, x = np.mgrid[:80, :80] - 39.5
+    disc, hole = np.hypot(y, x) < 30, np.hypot(y, x) < 8
+    image = np.where(hole, 0.1, 0.5 * disc)
+    lopsided = np.where(x > 10, 0.6 * image, image)
+    values = set_metrics.anatomy(np.stack([image, lopsided, 0 * image])[..., None])
+    assert values["brain area"][0] == pytest.approx(disc.mean())
+    assert values["fluid area"][0] == pytest.approx((8 / 27) ** 2, rel=0.15)
+    assert values["symmetry"][0] == pytest.approx(1) and values["symmetry"][1] < 0.95
+    assert values["contrast"][1] > values["contrast"][0]
+    assert all(np.isnan(values[name][2]) for name in set_metrics.ANATOMY)
+
+
+def test_samples_against_real_slices():
+    """The classifier reads the slice index of ellipses, and notices when it is a wrong one."""
+    train, unseen, samples = heads(8), heads(3, seed=1), heads(2, seed=2)
+    right = set_metrics.samples_table(samples.images, samples.slices, train, unseen)
+    assert right["slices"] == {"samples": 64, "unseen": 96}
+    assert min(right["slice_index_accuracy"].values()) > 0.9
+    np.testing.assert_allclose(right["high_frequency_power"], 1, atol=0.3)
+    wrong = set_metrics.samples_table(samples.images, 31 - samples.slices, train, unseen)
+    assert wrong["slice_index_accuracy"]["samples"] < 0.3
+    dark = set_metrics.samples_table(samples.images * 0.5, samples.slices, train, unseen)
+    assert max(dark["high_frequency_power"]) < 0.5
+
+
+# ---------------------------------------------------------------------- features and the table
+
+
+def test_corruptions_are_of_the_kind_asked_for():
+    slices = heads(3)
+    kinds = np.repeat((*set_metrics.CORRUPTIONS, set_metrics.HELD_OUT_CORRUPTION), 16)
+    images = set_metrics.corrupted(slices, kinds)
+    assert images.dtype == np.float32 and 0 <= images.min() and images.max() <= 1
+    equal = (images == slices.images).all((1, 2, 3))
+    assert equal[kinds == "none"].all() and not equal[kinds == "blurred"].any()
+    roughness, before = (
+        np.abs(np.diff(x[..., 0], axis=2)).mean((1, 2)) for x in (images, slices.images)
+    )
+    for kind in ("blurred", "two heads mixed"):
+        assert (roughness < before)[kinds == kind].all()
+    halves = kinds == "two halves"
+    assert (images[halves][:, :, :16] == slices.images[halves][:, :, :16]).all()
+    blocks = images[kinds == set_metrics.HELD_OUT_CORRUPTION]
+    assert (blocks[:, ::2] == blocks[:, 1::2]).all()
+    noisy = kinds == "noisy"
+    assert (images[noisy][slices.images[noisy] == 0] == 0).all()
+
+
+def test_feature_layers_depend_on_their_seed_and_touch_no_global_one():
+    python, legacy = random.getstate(), np.random.get_state()[1].copy()
+    first, same, other = (
+        set_metrics.feature_layers((32, 32, 1), seed).get_weights()[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert random.getstate() == python
+    np.testing.assert_array_equal(np.random.get_state()[1], legacy)
+
+
+def test_table_has_every_score_and_shows_a_difference():
+    train, real, others = heads(4), heads(6, seed=1), heads(6, seed=2)
+    networks = {
+        kind: set_metrics.standardised(set_metrics.feature_layers((32, 32, 1), seed), train)
+        for kind, seed in (("trained", 1), ("random", 2))
+    }
+    features = networks["random"].predict(train.images, verbose=0)
+    np.testing.assert_allclose(features.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(features.std(0), 1, atol=1e-2)
+    numbers = others.slices, others.subjects
+    baseline = set_metrics.set_table(networks, real, others.images, *numbers)
+    dark = set_metrics.set_table(networks, real, others.images * 0.5, *numbers)
+    assert set(baseline["anatomy"]) == set(set_metrics.ANATOMY) and baseline["slices"] == 192
+    for score in ("kid", "kid_random"):
+        assert dark[score][0] > baseline[score][0]
+    assert dark["coverage"][0] < baseline["coverage"][0]
+    assert dark["anatomy"]["mean grey"] == 1 and dark["anatomy"]["brain area"] < 0.3
+
+
+ARGUMENTS = {
+    "lengths": (
+        lambda: FeatureSet(np.ones((3, 2)), np.arange(2)),
+        "A set of 3 slices of 2 subjects cannot be scored; expected a subject for each slice",
+    ),
+    "NaN": (
+        lambda: FeatureSet(np.full((2, 2), np.nan), np.arange(2)),
+        "cannot be scored; expected a subject for each slice, and finite features.",
+    ),
+    "pairs": (
+        lambda: set_metrics.pairwise_ssim(np.ones((2, 16, 16, 1)), np.arange(2), np.arange(3)),
+        "2 images, 2 slice indices and 3 subjects do not belong together; expected one of each",
+    ),
+    "grids": (
+        lambda: set_metrics.nearest_codes(np.zeros((2, 4, 4), int), np.zeros((2, 3, 4), int)),
+        "Code maps of shapes (2, 4, 4) and (2, 3, 4) cannot be compared; expected one grid",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_arguments_that_do_not_fit(refused, call, words):
+    refused(call, words)

@@ -1,0 +1,22 @@
+"""Model cards say what the scores say."""
+
+import pytest
+
+from oasis_helpers.data import read_json
+from oasis_helpers.pretrained import WEIGHTS
+from tools.score import model_card
+
+NAMES = sorted(path.parent.name for path in WEIGHTS.glob("*/scores.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_cards_are_made_of_the_scores(name):
+    card = model_card(name, read_json(WEIGHTS / name / "scores.json"))
+    assert card == (WEIGHTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_a_card_warns_of_an_older_recipe_and_of_detail_that_is_not_the_patients():
+    scores = read_json(WEIGHTS / "oasis1" / "scores.json")
+    assert "not the patient's own" in model_card("oasis1", scores)
+    older = scores | {"recipe": scores["recipe"] | {"seed": 99}}
+    assert model_card("oasis1", older) != model_card("oasis1", scores)

@@ -1,0 +1,74 @@
+"""Scoring and training need a recipe, and its own data set."""
+
+import sys
+
+import pytest
+
+from oasis_helpers.recipes import RECIPES, Recipe
+from tools import score, train
+
+
+@pytest.fixture
+def recipe(weights, slice_root, tmp_path, monkeypatch):
+    """A recipe named "tiny" for the slices and untrained weights in a temporary folder."""
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("oasis1", 16))
+    monkeypatch.setenv("OASIS_DATA_DIR", str(slice_root))
+    monkeypatch.setattr(train, "CHECKPOINTS", tmp_path / "work")
+    for module in (score, train):
+        monkeypatch.setattr(module, "WEIGHTS", weights)
+    return RECIPES["tiny"]
+
+
+def test_unknown_recipe(refused):
+    words = "There is no recipe 'oasis9'; available: cohort, cohort-faithful, oasis1,"
+    refused(lambda: train.train_weights("oasis9"), words)
+    refused(lambda: score.score_weights("oasis9"), words)
+
+
+@pytest.mark.parametrize("module", [score, train])
+def test_unknown_name_on_the_command_line(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["command", "oasis9"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "argument name: invalid choice: 'oasis9'" in message and "cohort" in message
+
+
+def test_recipes_need_their_own_data(recipe, monkeypatch, refused):
+    words = "The weights 'cohort' need other data: unset OASIS_DATA_DIR for the cohort slices."
+    refused(lambda: train.train_weights("cohort"), words)
+    monkeypatch.delenv("OASIS_DATA_DIR")
+    words = "The weights 'tiny' need other data: set OASIS_DATA_DIR to the oasis1 slices."
+    refused(lambda: train.train_weights("tiny"), words)
+    refused(lambda: score.score_weights("tiny"), words)
+
+
+def test_damaged_weights_are_not_scored(recipe, weights, refused):
+    (weights / "tiny" / "vqvae.keras").write_bytes(b"PK")
+    refused(lambda: score.score_weights("tiny"), "vqvae.keras cannot be used (", "restore it")
+
+
+def test_fine_tuning_needs_the_weights_that_it_starts_from(recipe, weights, monkeypatch, refused):
+    monkeypatch.setitem(RECIPES, "fine", Recipe("oasis1", 16, fine_tunes="base"))
+    words = "There are no weights named 'base'", "`make train NAME=base` trains them."
+    refused(lambda: train.train_weights("fine"), *words, error=FileNotFoundError)
+
+
+@pytest.mark.filterwarnings("ignore:.*the resized slices cannot be stored")
+def test_training_on_a_full_disk_stops_before_it_starts(recipe, full_disk, tmp_path):
+    with full_disk(), pytest.raises(OSError, match="File too large") as caught:
+        train.train_weights("tiny")
+    assert caught.value.filename == str(tmp_path / "work" / "tiny" / "run_signature.json")
+    assert not (tmp_path / "work" / "tiny" / "run_signature.json").exists()
+
+
+def test_training_in_a_folder_that_may_not_be_written(
+    recipe, open_folder, as_another_user, monkeypatch
+):
+    monkeypatch.setattr(train, "CHECKPOINTS", open_folder)
+    monkeypatch.setattr(train, "splits_for", lambda name: {})
+    open_folder.chmod(0o555)
+    with as_another_user(), pytest.raises(PermissionError) as caught:
+        train.train_weights("tiny")
+    assert caught.value.filename == str(open_folder / "tiny")
