@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
-from oasis_helpers.convert.layout import check_layout
+from oasis_helpers.convert.layout import check_layout, path_class
 from oasis_helpers.convert.subjects import Slice, Subject
 from oasis_helpers.convert.synthetic import FRAME
 from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
@@ -28,9 +28,9 @@ UPRIGHT = (0, 1)  # no turns, slices in order: the back of the head is at the to
 # The kinds of source, and the names of their files: subject, session and part of a subject.
 PATTERNS = {
     "layout": rf"^((?:.*?/)?)keras_png_slices_(?:{'|'.join(SPLITS)})/",
-    "T88_111": r"OAS1_([0-9]{4})_MR([0-9])_[^/]*_t88_masked_gfc\.(hdr|img)$",
-    "neurite-oasis": r"OASIS_OAS1_([0-9]{4})_MR([0-9])/aligned_norm\.(nii\.gz)$",
-    "pictures": r"(?i)OAS1_([0-9]{4})_MR([0-9])_(mpr-?[0-9]_[0-9]{1,6})\.(?:jpe?g|png)$",
+    "T88_111": r"OAS1_([0-9]{4})_MR([0-9]{1,2})_[^/]*_t88_masked_gfc\.(hdr|img)$",
+    "neurite-oasis": r"OASIS_OAS1_([0-9]{4})_MR([0-9]{1,2})/aligned_norm\.(nii\.gz)$",
+    "pictures": r"(?i)OAS1_([0-9]{4})_MR([0-9]{1,2})_(mpr-?[0-9]_[0-9]{1,6})\.(?:jpe?g|png)$",
 }
 
 # What else is in circulation, and the reason why it cannot be converted.
@@ -49,26 +49,6 @@ UNUSABLE = {
 
 Subjects = tuple[list[Subject], list[str], list[str]]  # and remarks, and faults of the others
 Stack = dict[int, SourceFile]  # {slice index, or number of the picture: picture}
-
-
-def path_class(files: dict[str, SourceFile]) -> type[PurePosixPath]:
-    """A class of paths to files of a source, with the methods that `data.check_layout` calls."""
-
-    class SourcePath(PurePosixPath):
-        def is_file(self) -> bool:
-            return str(self) in files
-
-        def read_bytes(self) -> bytes:
-            return files[str(self)].read()
-
-        def is_dir(self) -> bool:
-            return bool(self.iterdir())
-
-        def iterdir(self) -> set[PurePosixPath]:
-            names = (name.removeprefix(f"{self}/") for name in files if name.startswith(f"{self}/"))
-            return {self / name.partition("/")[0] for name in names}
-
-    return SourcePath
 
 
 def find_subjects(source: Path, files: list[SourceFile]) -> tuple[str, Subjects]:
@@ -124,7 +104,7 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
 
 
 def _copy_slices(stack: Stack, contents: list[bytes]) -> list[Slice]:
-    _check_orientation(stack, list(map(_pixels, contents)))
+    _check_orientation(stack, _decode(stack, contents))
     return [
         Slice(index, png, f"slice {index}", file.name, sha256(png))
         for (index, file), png in zip(stack.items(), contents)
@@ -211,21 +191,29 @@ def _slices_of_pictures(
 ) -> list[Slice]:
     """Pictures in grey, turned into the course's orientation, in the middle of the frame."""
     turns, order = orientation
-    slices, turned, faults = [], [], []
-    pictures = list(zip(stack.items(), contents))[::order]
-    for index, ((number, file), content) in enumerate(pictures):
+    pictures = [np.rot90(pixels, turns).copy() for pixels in _decode(stack, contents, frame)]
+    _check_orientation(stack, pictures[::order])
+    slices = [
+        Slice(-1, _png_in_frame(pixels), f"number {number}", file.name, sha256(content))
+        for (number, file), content, pixels in zip(stack.items(), contents, pictures)
+    ]
+    return [slice_._replace(slice=index) for index, slice_ in enumerate(slices[::order])]
+
+
+def _decode(
+    stack: Stack, contents: list[bytes], frame: tuple[int, int] | None = None
+) -> list[np.ndarray]:
+    """The pixels of all pictures; raises `SliceDataError` with a sentence for each unusable one."""
+    arrays, faults = [], []
+    for file, content in zip(stack.values(), contents):
         try:
-            turned.append(np.ascontiguousarray(np.rot90(_pixels(content, frame), turns)))
+            arrays.append(_pixels(content, frame))
         except UNREADABLE as error:
             reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
             faults.append(f"{file.name}: not a usable picture ({reason}); replace it.")
-        else:
-            png = _png_in_frame(turned[-1])
-            slices.append(Slice(index, png, f"number {number}", file.name, sha256(content)))
     if faults:
         raise SliceDataError(faults)
-    _check_orientation(stack, turned)
-    return slices
+    return arrays
 
 
 def _first_sessions(
@@ -285,11 +273,10 @@ def _angle(orientation: tuple[int, int]) -> str:
 def _pixels(content: bytes, frame: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 (height, width) of an opaque grey picture with 8 bits; raises ValueError for others."""
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-        height, width = frame or picture.size[::-1]
-        if picture.size != (width, height) or max(picture.size) > MAX_SIDE:
+        shape = picture.height, picture.width
+        if shape != (frame or shape) or max(shape) > MAX_SIDE:
             raise ValueError(
-                f"{picture.width} x {picture.height} pixels; expected {width} x {height} as in the "
-                f"first subject, {MAX_SIDE} at most"
+                f"{shape[1]} x {shape[0]} pixels; expected one size, at most {MAX_SIDE} a side"
             )
         depth = content[24] if picture.format == "PNG" else 8  # Pillow reduces 16 bits to 8
         if depth != 8 or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
