@@ -9,6 +9,7 @@ import pytest
 
 from oasis_helpers import load_slices
 from oasis_helpers.convert import archives, convert
+from oasis_helpers.convert.subjects import read_splits
 from oasis_helpers.data import SliceDataError
 from tests.unit.convert.examples import faults_of, layout_of, write_files, write_zip
 
@@ -64,13 +65,31 @@ def test_missing_and_unreadable_sources_are_rejected(tmp_path):
     path = tmp_path / "oasis.tar.gz"
     path.write_bytes(b"moved to another address")
     assert "not a readable archive" in faults_of(path, tmp_path / "target")[0]
-    assert "no file and no folder; give one" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
+    assert (
+        "no file and no folder; give one" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
+    )
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert "no file and no folder; give one" in faults_of(loop, tmp_path / "target")[0]
 
 
-def test_links_between_folders_are_ignored(cohort_root, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_fifos_are_never_opened(tmp_path):
+    (tmp_path / "source").mkdir()
+    os.mkfifo(tmp_path / "source" / "OAS1_0001_MR1_mpr_t88_masked_gfc.hdr")
+    os.mkfifo(tmp_path / "source" / "more.zip")
+    (fault,) = faults_of(tmp_path / "source", tmp_path / "target")
+    assert "more.zip: not a readable archive (not a regular file" in fault
+    os.unlink(tmp_path / "source" / "more.zip")
+    os.mkfifo(tmp_path / "source" / "OAS1_0001_MR1_mpr_t88_masked_gfc.img")
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(SliceDataError, match="not a readable table"):
+        read_splits(tmp_path / "table.csv")
+    with pytest.raises(SliceDataError, match="1 subjects; expected 3 or more"):
+        convert(tmp_path / "source", tmp_path / "target")
+
+
+def test_links_that_lead_back_are_not_followed(cohort_root, tmp_path):
     source = write_files(tmp_path / "source", layout_of(cohort_root, 1))
     (source / "circle").symlink_to(source)
     target = convert(source, tmp_path / "target")
