@@ -52,9 +52,10 @@ def convert(
     Raises:
         SliceDataError: with one sentence for every fault of the source. Slices of good volumes
             stay in `<target>.unfinished`, so a conversion of the repaired source is short.
-        FileExistsError: the target holds anything but this conversion.
-        ValueError: seed below 0, target inside of the source, or splits for a source that has
-            splits already.
+        FileExistsError: the target holds anything but this conversion of the source as it is.
+        BlockingIOError: another process is converting into the target.
+        ValueError: seed below 0, target without a name or inside of the source, or splits for a
+            source that has splits already.
     """
     from oasis_helpers.convert import sources  # imports nilearn, which takes more than a second
 

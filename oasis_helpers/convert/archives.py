@@ -65,8 +65,8 @@ def printable(text: str) -> str:
 def list_files(source: Path, open_archives: contextlib.ExitStack) -> list[SourceFile]:
     """Every file of a folder or an archive, in an order in which reading is cheap.
 
-    Links to folders are followed, except into a folder that holds the link. Files of the operating
-    system are left out. A FIFO or a device is listed, but reading it raises `SliceDataError`.
+    Links to folders are followed, except into a folder that holds the link. System files, FIFOs and
+    devices are left out.
 
     Args:
         source: the folder or the archive. Archives in a folder are listed like subfolders.
@@ -91,35 +91,24 @@ def list_files(source: Path, open_archives: contextlib.ExitStack) -> list[Source
         outer |= {os.path.join(folder, name): outer[folder] | {real[name]} for name in subfolders}
         for path in (Path(folder, name) for name in sorted(names)):
             name = path.relative_to(source).as_posix()
-            if is_system_file(name):
-                continue
+            if is_system_file(name) or (path.exists() and not path.is_file()):
+                continue  # opening a FIFO or a device may never end
             if name.lower().endswith(ARCHIVES):
                 try:
                     files += _list_archive(path, f"{name}/", open_archives)
                 except SliceDataError as error:
                     faults += error.faults
             else:
-                size = path.stat().st_size if path.is_file() else 0
-                files.append(SourceFile(printable(name), size, partial(_read_file, path)))
+                files.append(SourceFile(printable(name), path.lstat().st_size, path.read_bytes))
     if faults:
         raise SliceDataError(faults)
     return files
 
 
-def _read_file(path: Path) -> bytes:
-    return _regular(path).read_bytes()
-
-
-def _regular(path: Path) -> Path:
-    if path.is_file():
-        return path
-    raise OSError("not a regular file, or a link that leads nowhere")  # a FIFO would never end
-
-
 def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) -> list[SourceFile]:
     """The regular files of an archive, with `prefix` before their names."""
     try:
-        if zipfile.is_zipfile(_regular(path)):
+        if zipfile.is_zipfile(path):
             archive = open_archives.enter_context(zipfile.ZipFile(path))
             members = archive.infolist()
             files = [SourceFile(m.filename, m.file_size, partial(archive.read, m)) for m in members]

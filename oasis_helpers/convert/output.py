@@ -151,12 +151,12 @@ def finish(folder: Path, target: Path) -> None:
     write_bytes(folder / MONTAGE, montage.getvalue())
     for scrap in folder.rglob(".*-case_*.nii.png"):  # of a kill while a slice was written
         scrap.unlink()
-    if not target.exists():
+    if target.exists():  # empty, or with hidden files
+        for path in folder.iterdir():
+            path.rename(target / path.name)
+        folder.rmdir()
+    else:
         folder.rename(target)
-        return
-    for path in folder.iterdir():
-        path.rename(target / path.name)
-    folder.rmdir()
 
 
 def read_manifest(folder: Path) -> list[dict]:

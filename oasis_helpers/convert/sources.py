@@ -90,12 +90,9 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
     training = [stack for (split, _), stack in stacks.items() if split == "train"]
     orientation, remark, _ = _find_orientation(training)
     if orientation != UPRIGHT:
-        raise SliceDataError(
-            [
-                f"{folder}: other orientation than the course's, which has the back of the head at "
-                f"the top and slice 0 lowest; turn the slices by {_angle(orientation)}."
-            ]
-        )
+        fault = f"{folder}: other orientation than the course's, which has the back of the head at"
+        fault = f"{fault} the top and slice 0 lowest; turn the slices by {_angle(orientation)}."
+        raise SliceDataError([fault])
     subjects = [
         Subject(case, "", tuple(stack.values()), partial(_copy_slices, stack), split, tuple(stack))
         for (split, case), stack in stacks.items()
@@ -275,9 +272,8 @@ def _pixels(content: bytes, frame: tuple[int, int] | None = None) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
         shape = picture.height, picture.width
         if shape != (frame or shape) or max(shape) > MAX_SIDE:
-            raise ValueError(
-                f"{shape[1]} x {shape[0]} pixels; expected one size, at most {MAX_SIDE} a side"
-            )
+            size = f"{picture.width} x {picture.height}"
+            raise ValueError(f"{size} pixels; expected one size, at most {MAX_SIDE} a side")
         depth = content[24] if picture.format == "PNG" else 8  # Pillow reduces 16 bits to 8
         if depth != 8 or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
             raise ValueError(f"{depth} bits, mode {picture.mode}; expected 8-bit grey or colour")

@@ -209,7 +209,7 @@ def control_characters(root):
     file.rename(file.with_name("case_\x1b[2J_slice_0.nii.png"))
 
 
-@source("(not a regular file, or a link that leads nowhere); copy or download it again.")
+@source("case_001_slice_0.nii.png: not a readable image ([Errno 2]")
 def link_to_nowhere(root):
     file = write_layout(root) / "keras_png_slices_train" / "case_001_slice_0.nii.png"
     file.unlink()
@@ -289,7 +289,7 @@ def compressed_tar_without_its_last_bytes(root):
     return path
 
 
-@source("not a readable archive (not a regular file, or a link that leads nowhere)")
+@source("more.tar.gz: not a readable archive ([Errno 2] No such file or directory")
 def archive_that_is_a_link_to_nowhere(root):
     write_layout(root)
     (root / "more.tar.gz").symlink_to("nowhere")
@@ -372,7 +372,7 @@ def another_format(root):
     Image.open(picture(write_pictures(root))).save(picture(root), "BMP")
 
 
-@source("OAS1_0002_MR1_mpr-1_105.png: cannot be read (not a regular file")
+@source("OAS1_0002_MR1 has no picture number 105 (1 of 32 are missing)")
 def picture_that_is_a_link_to_a_device(root):
     picture(write_pictures(root)).unlink()
     picture(root).symlink_to("/dev/zero")

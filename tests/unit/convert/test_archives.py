@@ -75,18 +75,14 @@ def test_missing_and_unreadable_sources_are_rejected(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
 def test_fifos_are_never_opened(tmp_path):
-    (tmp_path / "source").mkdir()
-    os.mkfifo(tmp_path / "source" / "OAS1_0001_MR1_mpr_t88_masked_gfc.hdr")
-    os.mkfifo(tmp_path / "source" / "more.zip")
-    (fault,) = faults_of(tmp_path / "source", tmp_path / "target")
-    assert "more.zip: not a readable archive (not a regular file" in fault
-    os.unlink(tmp_path / "source" / "more.zip")
-    os.mkfifo(tmp_path / "source" / "OAS1_0001_MR1_mpr_t88_masked_gfc.img")
-    os.mkfifo(tmp_path / "table.csv")
+    source = write_files(tmp_path / "source", {"notes.txt": b"x"})
+    for name in ("OAS1_0001_MR1_mpr_t88_masked_gfc.hdr", "more.zip", "../splits.csv"):
+        os.mkfifo(source / name)
+    (source / "case.png").symlink_to("/dev/zero")
+    (fault,) = faults_of(source, tmp_path / "target")
+    assert "1 files, none of them known" in fault
     with pytest.raises(SliceDataError, match="not a readable table"):
-        read_splits(tmp_path / "table.csv")
-    with pytest.raises(SliceDataError, match="1 subjects; expected 3 or more"):
-        convert(tmp_path / "source", tmp_path / "target")
+        read_splits(tmp_path / "splits.csv")
 
 
 def test_links_that_lead_back_are_not_followed(cohort_root, tmp_path):
