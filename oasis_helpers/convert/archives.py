@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import tarfile
@@ -22,6 +23,8 @@ from oasis_helpers import data
 from oasis_helpers.data import SliceDataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+PICTURES = (".png", ".jpg", ".jpeg")  # of a tar archive, kept in memory: going back in it is slow
+MAX_KEPT = 2**30  # bytes of them
 MAX_MEMBER = 256  # MiB that one member of an archive may declare
 MAX_TOTAL = 64  # GiB that all members may declare; a disc of OASIS-1 has about 5 GiB
 SYSTEM_FILES = {"__MACOSX", "Icon\r", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir"}
@@ -116,9 +119,14 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
             links = [stat.S_ISLNK(member.external_attr >> 16) for member in members]
         else:
             archive = open_archives.enter_context(tarfile.open(path))
-            members = list(tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1))
-            files = [SourceFile(m.name, m.size, partial(_read, archive, m)) for m in members]
+            files, kept = [], 0
+            for m in tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1):
+                read = partial(_read, archive, m)
+                if m.isfile() and m.name.lower().endswith(PICTURES) and kept + m.size < MAX_KEPT:
+                    kept, read = kept + m.size, io.BytesIO(read()).getvalue
+                files.append(SourceFile(m.name, m.size, read))
             _check_end(archive)
+            members = archive.getmembers()
             regular = [member.isfile() for member in members]
             links = [member.issym() or member.islnk() for member in members]
     except UNREADABLE as error:
