@@ -36,7 +36,7 @@ def fits(lock, named):
 
 
 def make(locks):
-    """Makes the environment, with the lock of `main` open in pip, which may outlive this process."""
+    """Makes the environment; pip holds the lock of `main` too, as it may outlive this process."""
     run = functools.partial(subprocess.check_call, cwd=ROOT, close_fds=False)
     if VENV.exists():
         run(["rm", "-rf", UNFINISHED])
