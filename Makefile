@@ -48,7 +48,7 @@ test: test-unit test-notebooks test-integration
 
 # The package: no training above a second, no kernels. Two workers, one thread each.
 test-unit: environment-dev
-	TF_NUM_INTRAOP_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
+	TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
 
 # Every cell of every notebook, its output compared with the stored one; two kernels at once.
 test-notebooks: environment-dev
@@ -87,7 +87,7 @@ score: environment
 experiments: environment-dev
 	set -e; for name in $$EXPERIMENTS; do $(BIN)/python -m experiments "$$name"; done
 
-# README's tables and picture, from the scores of the weights.
+# Tables of README and docs/results.md and the picture, from the scores of the weights.
 results: environment
 	$(BIN)/python -m tools.tables
 

@@ -1,4 +1,4 @@
-"""The site that `make book` builds of README, the executed notebooks and their solutions.
+"""The site that `make book` builds of README, docs/, the executed notebooks and their solutions.
 
 The source folder is the whole repository, so no page has a second copy that could drift:
 
@@ -21,10 +21,11 @@ project = "Discrete generative models, hands on"
 language = "en"
 root_doc = "README"
 include_patterns = [
-    "README.md",
+    "*.md",
     "book/*.md",
     "data/README.md",
     "data/features/README.md",
+    "docs/*.md",
     "notebooks/**",
 ]
 exclude_patterns = [  # folders that Sphinx need not walk through, and a part of another page
@@ -32,8 +33,11 @@ exclude_patterns = [  # folders that Sphinx need not walk through, and a part of
     "build",
     "data/cache",
     "data/cohort",
+    "data/weights",
+    "experiments",
     "oasis_helpers",
     "tests",
+    "tools",
     "book/contents.md",
     "**/.ipynb_checkpoints",
 ]

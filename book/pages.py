@@ -1,4 +1,10 @@
-"""What the pages of the series need beyond Sphinx, MyST-NB and the theme."""
+"""What the pages of the series need beyond Sphinx, MyST-NB and the theme.
+
+Libraries that do similar things were tried. MyST-NB's cell metadata numbers figures through the
+whole book, needs the same words twice (alternative text, caption), and leaves out animations. With
+sphinxcontrib-bibtex citations are roles, which JupyterLab shows as raw text, so each notebook would
+keep its list of references beside a second copy.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +38,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 
 
 def append_contents(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Hangs the table of contents on README, where a forge would show the directive as text."""
+    """Appends the table of contents to README, where a forge would show the directive as text."""
     if docname == app.config.root_doc:
         source[0] += f"\n{Path(app.srcdir, CONTENTS).read_text(encoding='utf-8')}"
 
@@ -43,8 +49,8 @@ def append_contents(app: Sphinx, docname: str, source: list[str]) -> None:
 def describe_figures(app: Sphinx, document: nodes.document) -> None:
     """Gives every picture of a notebook its cell's "alt", a number and a caption.
 
-    The caption shows the alternative text to those who see the picture. Screen readers have said
-    it with the picture by then, so of the caption they read the number only.
+    The caption shows the alternative text to sighted readers. Screen readers read that text with
+    the picture, so of the caption they read the number only.
     """
     notebook = re.match(r"notebooks/(?:solutions/)?0*(\d+)_", app.env.docname)
     if not notebook:
@@ -114,7 +120,7 @@ def link_folders(app: Sphinx, document: nodes.document) -> None:
 
 
 def collect_references(app: Sphinx, document: nodes.document, docname: str) -> None:
-    """Fills the bibliography with what stands under "References" in the notebooks, each once.
+    """Fills the bibliography with the entries under "References" in the notebooks, each once.
 
     Two entries are one if their links are the same; the first notebook's words are kept.
     """

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def ignore_other_settings() -> None:
-    """Keeps `keras.json`, `matplotlibrc`, start-up files and other checkouts out, of kernels too."""
+    """Keeps `keras.json`, `matplotlibrc`, start-up files, other checkouts out, of kernels too."""
     for name in ("MPLBACKEND", "PYTHONSTARTUP"):
         os.environ.pop(name, None)
     os.environ["KERAS_HOME"] = os.environ["MATPLOTLIBRC"] = os.devnull

@@ -204,38 +204,6 @@ def brain_box(root: str | Path) -> Box:
     return top, left, side
 
 
-def check_layout(folder: Path | zipfile.Path) -> dict[str, dict[tuple[int, int], Path]]:
-    """Opens every file of every split; reports all faults at once.
-
-    Args:
-        folder: the folder that holds `keras_png_slices_train/` and the other splits; may be
-            inside a zip archive.
-
-    Returns:
-        {split: {(subject, slice index): path}}, each sorted naturally.
-
-    Raises:
-        SliceDataError: with one sentence for every fault in any split.
-    """
-    layout, faults = {}, []
-    for split in SPLITS:
-        try:
-            files, wrong = _list_split(folder, split)
-        except SliceDataError as error:
-            faults += error.faults
-            continue
-        if not files and not wrong:
-            wrong = [_empty(folder, split)]
-        layout[split] = dict(sorted(files.items()))
-        faults += wrong + _open_all(list(layout[split].values()))[1]
-    for number, (split, files) in enumerate(layout.items()):
-        subjects = {subject for subject, _ in files}
-        faults += _shared_subjects(folder, split, subjects, list(layout)[number + 1 :])
-    if faults:
-        raise SliceDataError(faults)
-    return layout
-
-
 def _layout_folder(root: str | Path) -> Path:
     root = Path(root)
     if root.is_file():
@@ -259,21 +227,22 @@ def checked_files(root: str | Path, split: str) -> dict[tuple[int, int], Path]:
     With a fault among the names, the images are opened too, so that one message has all faults.
     """
     folder = _layout_folder(root)
-    files, faults = _list_split(folder, split)
-    faults += _shared_subjects(folder, split, {subject for subject, _ in files}, SPLITS)
+    files, faults = list_split(folder, split)
+    faults += shared_subjects(folder, split, {subject for subject, _ in files}, SPLITS)
     if faults:
-        raise SliceDataError(faults + _open_all(list(files.values()))[1])
+        raise SliceDataError(faults + open_images(list(files.values()))[1])
     if not files:
-        raise SliceDataError([_empty(folder, split)])
+        raise SliceDataError([empty_split(folder, split)])
     return dict(sorted(files.items()))
 
 
-def _empty(folder: Path, split: str) -> str:
+def empty_split(folder: Path, split: str) -> str:
+    """The sentence for a split without files."""
     folder = folder / f"keras_png_slices_{split}"
     return f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."
 
 
-def _list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
+def list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
     """The files whose names are valid, and a sentence for every other file."""
     folder = folder / f"keras_png_slices_{split}"
     if not folder.is_dir():
@@ -309,7 +278,7 @@ def _listed(folder: Path) -> list[Path]:
         ) from None
 
 
-def _shared_subjects(
+def shared_subjects(
     folder: Path, split: str, subjects: set[int], others: Iterable[str]
 ) -> list[str]:
     """One sentence for each subject in two splits, which would make test scores false."""
@@ -343,7 +312,7 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
     return None, f"{path}: not a readable image ({reason}); copy or download it again."
 
 
-def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
+def open_images(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
     """Every image that can be used, and a sentence for each one that cannot."""
     if not paths:
         return [], []
@@ -365,7 +334,7 @@ def _open_all(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
 
 def _read_all(paths: list[Path]) -> list[np.ndarray]:
     """Opens every image; reports all faults at once."""
-    pictures, faults = _open_all(paths)
+    pictures, faults = open_images(paths)
     if faults:
         raise SliceDataError(faults)
     return pictures

@@ -5,7 +5,7 @@ JAX backend: every worker holds the whole model and a part of each batch, and wh
 a batch (losses, gradients, the codebook's statistics) is computed over all parts. What remains is
 to give every worker its part, to let one of them write the checkpoint, and to say clearly that a
 worker was lost. For several devices of one machine under `tf.distribute`, `mirrored` adds the sums
-over devices that a layer cannot get from Keras there. `tools.train_together` uses all of it.
+over devices that a layer cannot get from Keras there. `tools.train_together` is the command.
 """
 
 from __future__ import annotations
@@ -49,60 +49,6 @@ class WorkerLostError(RuntimeError):
 
 
 # ------------------------------------------------------------------------------------ workers
-
-
-def join_workers() -> Worker:
-    """Joins the processes that were started together; call it before anything is computed.
-
-    Keras reads their number, this one's rank and the first one's address from
-    `KERAS_DISTRIBUTION_NUM_PROCESSES`, `KERAS_DISTRIBUTION_PROCESS_ID` and
-    `KERAS_DISTRIBUTION_JOB_ADDRESSES`; where these are unset, JAX asks Slurm or Open MPI. Every
-    model made afterwards lives on all workers' devices.
-
-    Raises:
-        RuntimeError: on another backend than JAX, where Keras's `fit` supports one process only.
-    """
-    if keras.backend.backend() != "jax":
-        raise RuntimeError(
-            f"Several workers need JAX, and this is {keras.backend.backend()}: set "
-            "KERAS_BACKEND=jax. (Keras 3's fit does not run under TensorFlow's "
-            "MultiWorkerMirroredStrategy.)"
-        )
-    import jax
-
-    keras.distribution.initialize()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    return Worker(jax.process_index(), jax.process_count())
-
-
-@contextlib.contextmanager
-def local_scope():
-    """Models made in here live on this worker's own device, to encode or sample its part."""
-    distribution = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
-    try:
-        yield
-    finally:
-        keras.distribution.set_distribution(distribution)
-
-
-def to_local(model: keras.Model) -> keras.Model:
-    """A copy of the model on this worker's own device; use it inside `local_scope`."""
-    copy = type(model).from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def gather(part: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
-    """All workers' arrays, concatenated, exchanged as files in a folder that all workers share."""
-    if worker.count == 1:
-        return part
-    files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
-    np.save(files[worker.rank], part)
-    barrier(worker, f"written {file.stem}")
-    whole = np.concatenate([np.load(one, allow_pickle=False) for one in files])
-    barrier(worker, f"read {file.stem}")
-    return whole
 
 
 def barrier(worker: Worker, name: str) -> None:
@@ -267,8 +213,7 @@ def mirrored(vqvae: VQVAE) -> VQVAE:
 
     Call it inside the strategy's scope.
     """
-    config = {**vqvae.quantizer.get_config()}
-    quantizer = MirroredQuantizer.from_config(config)
+    quantizer = MirroredQuantizer.from_config(vqvae.quantizer.get_config())
     parts = vqvae.encoder, quantizer, vqvae.decoder
     copy = MirroredVQVAE(*parts, vqvae.variance, vqvae.ssim_weight, vqvae.region)
     quantizer.set_weights(vqvae.quantizer.get_weights())
@@ -279,26 +224,37 @@ def mirrored(vqvae: VQVAE) -> VQVAE:
 class MirroredQuantizer(EMAVectorQuantizer):
     """An `EMAVectorQuantizer` whose statistics are summed over the devices of a strategy."""
 
+    statistics = None  # of this device's part of the batch, until they are summed
+
     def add_weight(self, *arguments, **options):
         return super().add_weight(*arguments, aggregation="only_first_replica", **options)
 
     def update(self, chosen, vector_sums, candidates):
+        """Keeps the statistics for `update_together`."""
+        self.statistics = chosen, vector_sums, candidates
+
+    def update_together(self):
+        """Updates the codebook with the sums over all devices, and the first one's candidates."""
         import tensorflow as tf
 
+        (chosen, vector_sums, candidates), self.statistics = self.statistics, None
         replica = tf.distribute.get_replica_context()
         first = ops.cast(ops.equal(replica.replica_id_in_sync_group, 0), candidates.dtype)
-        chosen, vector_sums, candidates = replica.all_reduce(
-            "sum", [chosen, vector_sums, first * candidates]
-        )
-        super().update(chosen, vector_sums, candidates)
+        super().update(*replica.all_reduce("sum", [chosen, vector_sums, first * candidates]))
 
 
 @_register
 class MirroredVQVAE(VQVAE):
-    """A `VQVAE` whose loss is scaled, because a strategy adds up the gradients of its devices."""
+    """A `VQVAE` for `MirroredQuantizer`; a strategy adds up the gradients of its devices' losses.
+
+    Devices take turns wherever they wait for a sum, and the list of losses that Keras keeps is one
+    for all of them. So the codebook is updated when a device's loss is complete.
+    """
 
     def compute_loss(self, *arguments, **options):
         import tensorflow as tf
 
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return super().compute_loss(*arguments, **options) / replicas
+        loss = super().compute_loss(*arguments, **options)
+        if self.quantizer.statistics:
+            self.quantizer.update_together()
+        return loss / tf.distribute.get_strategy().num_replicas_in_sync

@@ -186,7 +186,8 @@ class EMAVectorQuantizer(VectorQuantizer):
         counts = ops.where(dead, mean_count, counts)
         sums = ops.where(dead[:, None], candidates * mean_count, sums)
         means = sums / ops.maximum(counts, 1e-12)[:, None]
-        self.codebook.assign(ops.where(counts[:, None] > 0, means, self.codebook))
+        entries = ops.convert_to_tensor(self.codebook)  # JAX's `where` accepts no variable
+        self.codebook.assign(ops.where(counts[:, None] > 0, means, entries))
         self.counts.assign(counts)
         self.sums.assign(sums)
         self.restarts.assign_add(ops.sum(ops.cast(dead, self.dtype)))

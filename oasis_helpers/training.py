@@ -331,12 +331,11 @@ class EpochLines(keras.callbacks.Callback):
 
     Args:
         names: of values in the logs, e.g. ("loss", "val_ssim").
-        every: prints every so many epochs, and the last one.
     """
 
-    def __init__(self, names: tuple[str, ...], every: int = 1):
+    def __init__(self, names: tuple[str, ...]):
         super().__init__()
-        self.names, self.every = names, every
+        self.names = names
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -344,8 +343,6 @@ class EpochLines(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         total, seconds = self.params["epochs"], time.perf_counter() - self.started
         logs["seconds"] = seconds  # for the callbacks after this one
-        if (epoch + 1) % self.every and epoch + 1 < total:
-            return
         values = "  ".join(f"{name} {logs[name]:.3f}" for name in self.names if name in logs)
         print(f"epoch {epoch + 1:3d}/{total}  {values}  ({seconds:.0f} s)", flush=True)
 

@@ -1,12 +1,13 @@
 """Trains both stages on slices streamed from the disk, with one worker or several.
 
 Start one process for each worker: `python -m tools.train_together SIZE FOLDER`, on the JAX backend
-where there are several. `oasis_helpers.distributed` says how workers find each other.
+where there are several. `join_workers` says how they find each other.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import keras
@@ -19,19 +20,18 @@ from oasis_helpers.distributed import (
     SharedCheckpoint,
     SliceStream,
     Worker,
+    barrier,
     fit_together,
-    gather,
-    join_workers,
-    local_scope,
     naming_lost_workers,
     stream_slices,
-    to_local,
 )
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import data_root, save_model
 from oasis_helpers.recipes import Recipe, improved_vqvae
 from oasis_helpers.training import Batches, fit_prior, learning_rate
 from oasis_helpers.vqvae import VQVAE
+
+CHUNK = 64  # slices that are read and encoded at a time
 
 
 def train_together(
@@ -110,21 +110,79 @@ def _train_vqvae(recipe, train: SliceStream, folder: Path, worker, callbacks, ve
 
 
 def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: Worker):
-    """The code maps of a stream, int (N, h, w), each worker encoding its part.
+    """The code maps of a stream, int32 (N, h, w); each worker encodes some of its chunks.
 
-    View 0 are the slices as they are, view 1 mirrored, later views shifted and mirrored by chance.
+    View 0 is the slices as they are, view 1 mirrored; later views are shifted and mirrored by
+    chance, with a seed for every chunk, so that the number of workers changes nothing.
     """
-    part = np.array_split(np.arange(len(stream)), worker.count)[worker.rank]
-    codes = []
-    for number, chunk in enumerate(np.array_split(part, max(1, -(-len(part) // 256)))):
-        images = stream.read(chunk)
+    starts = range(0, len(stream), CHUNK)
+    codes = [np.zeros((0, *vqvae.code_shape), "int32")]  # a worker may have no chunk
+    for number in np.array_split(np.arange(len(starts)), worker.count)[worker.rank]:
+        images = stream.read(range(starts[number], min(starts[number] + CHUNK, len(stream))))
         if view == 1:
             images = images[:, :, ::-1]
         elif view > 1:
-            images = shifted_and_mirrored(images, (view, worker.rank, number))
+            images = shifted_and_mirrored(images, (view, int(number)))
         with local_scope():
             codes.append(vqvae.encode(images))
     return gather(np.concatenate(codes), folder / f"codes-{view}", worker)
+
+
+# ------------------------------------------------------------------------------------ workers
+
+
+def join_workers() -> Worker:
+    """Joins the processes that were started together; call it before anything is computed.
+
+    Keras reads their number, this one's rank and the first one's address from
+    `KERAS_DISTRIBUTION_NUM_PROCESSES`, `KERAS_DISTRIBUTION_PROCESS_ID` and
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES`; where these are unset, JAX asks Slurm or Open MPI. Every
+    model made afterwards lives on all workers' devices.
+
+    Raises:
+        RuntimeError: on another backend than JAX, where Keras's `fit` supports one process only.
+    """
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            f"Several workers need JAX, and this is {keras.backend.backend()}: set "
+            "KERAS_BACKEND=jax. (Keras 3's fit does not run under TensorFlow's "
+            "MultiWorkerMirroredStrategy.)"
+        )
+    import jax
+
+    keras.distribution.initialize()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    return Worker(jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def local_scope():
+    """Models made in here live on this worker's own device, to encode or sample its part."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def to_local(model: keras.Model) -> keras.Model:
+    """A copy of the model on this worker's own device; use it inside `local_scope`."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def gather(part: np.ndarray, file: Path, worker: Worker) -> np.ndarray:
+    """All workers' arrays, concatenated, exchanged as files in a folder that all workers share."""
+    if worker.count == 1:
+        return part
+    files = [file.with_name(f"{file.stem}-{rank}.npy") for rank in range(worker.count)]
+    np.save(files[worker.rank], part)
+    barrier(worker, f"written {file.stem}")
+    whole = np.concatenate([np.load(one, allow_pickle=False) for one in files])
+    barrier(worker, f"read {file.stem}")
+    return whole
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from oasis_helpers import data
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
+from oasis_helpers.convert.layout import check_layout
 from oasis_helpers.convert.subjects import Slice, Subject
 from oasis_helpers.convert.synthetic import FRAME
 from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
@@ -83,7 +83,7 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
         raise SliceDataError([f"{source}: give the folder of the slices itself, or its zip."])
     file_named = {file.name: file for file in files}
     stacks = defaultdict(dict)
-    for split, paths in data.check_layout(folder).items():
+    for split, paths in check_layout(folder).items():
         for (case, index), path in paths.items():
             name = f"{prefix}keras_png_slices_{split}/{path.name}"
             stacks[split, case][index] = file_named[name]

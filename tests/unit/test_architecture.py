@@ -44,7 +44,8 @@ TEXT = re.compile(
     | \brungs?\b | \bladders?\b | \bclimb | \bsettling\b | \bslab\b | \bdealt\b
     | data[ ]in[ ]force | \bheated\b | \bjudges?[ ] | \bfaithful\b | \bfog(gy)?\b
     | \bsharpen(ed|ing|er) | \bcritic | fine[ ]power | crispness | kernel[ ]distance | too[ ]near
-    | counted[ ]per | imaginary | plain[ ](recipe|pipeline) | \blearnt\b | \banew\b | hangs?[ ]on""",
+    | counted[ ]per | imaginary | plain[ ](recipe|pipeline) | \blearnt\b | \banew\b
+    | hangs?[ ]on""",
     re.IGNORECASE | re.VERBOSE,
 )
 EXCEPTIONS = {

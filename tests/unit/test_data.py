@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from oasis_helpers import load_slices
+from oasis_helpers.convert.layout import check_layout
 from oasis_helpers.data import (
     SliceDataError,
     atomic_write,
     brain_box,
-    check_layout,
     fingerprint,
     read_json,
     shifted_and_mirrored,

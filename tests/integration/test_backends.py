@@ -13,15 +13,16 @@ from keras import ops
 from oasis_helpers.layers import EMAVectorQuantizer, VectorQuantizer
 
 HERE = Path(__file__).parent
+REPOSITORY = str(HERE.parents[1])
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def results(folder: Path, policies: dict[str, list[str]]) -> dict[str, dict]:
-    """{backend: what tests/backend.py found}, all at the same time, each in its own process."""
+def results(folder: Path, policies: dict[str, list[str]], **environment) -> dict[str, dict]:
+    """{backend: what backend.py found}, all at the same time, each in its own process."""
     running = {
         backend: subprocess.Popen(
             [sys.executable, HERE / "backend.py", folder / f"{backend}.npz", *policies[backend]],
-            env={**os.environ, "KERAS_BACKEND": backend},
+            env={**os.environ, **environment, "KERAS_BACKEND": backend, "PYTHONPATH": REPOSITORY},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -30,19 +31,20 @@ def results(folder: Path, policies: dict[str, list[str]]) -> dict[str, dict]:
         if importlib.util.find_spec(backend)
     }
     try:
-        said = {backend: each.communicate(timeout=3000)[1] for backend, each in running.items()}
+        printed = {backend: each.communicate(timeout=3000)[1] for backend, each in running.items()}
     finally:
         for process in running.values():
             process.kill()
     for backend, process in running.items():
-        assert process.returncode == 0, f"{backend}:\n{said[backend][-3000:]}"
+        assert process.returncode == 0, f"{backend}:\n{printed[backend][-3000:]}"
     return {backend: dict(np.load(folder / f"{backend}.npz")) for backend in running}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     policies = {"tensorflow": ["mixed_float16"], "jax": [], "torch": []}  # compiling takes long
-    return results(tmp_path_factory.mktemp("backends"), policies)
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles in half the time
+    return results(tmp_path_factory.mktemp("backends"), policies, **quick)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -70,13 +72,13 @@ def test_jax_alone_will_do(found):
 
 def test_the_same_weights_give_the_same_values(pair):
     first, second = pair
-    for name in ("codes", "drawn"):
+    for name in ("codes", "samples"):
         np.testing.assert_array_equal(first[name], second[name])
     for name in ("decoded", "bits per code"):
         np.testing.assert_allclose(first[name], second[name], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("stage", ["first", "rounded first", "second"])
+@pytest.mark.parametrize("stage", ["first", "second"])
 def test_the_same_steps_give_the_same_losses(pair, stage):
     name = f"losses, {stage} stage"
     np.testing.assert_allclose(pair[0][name], pair[1][name], atol=1e-4, rtol=0)
@@ -86,30 +88,28 @@ def test_the_same_steps_give_the_same_losses(pair, stage):
 def test_both_stages_learn(one):
     assert one["float32 mse"][-1] < one["float32 mse"][0]
     assert one["float32 loss"][-1] < one["float32 loss"][0]
-    assert one["float32 restarts"][0] >= 8, "the codebook didn't start from data"
+    assert one["float32 restarts"] >= 8, "the codebook didn't start from data"
     assert 1.5 < one["float32 perplexity"][-1] <= 8
 
 
 def check_use(one: dict, policy: str) -> None:
-    """Training stays finite, saving loses nothing, and what comes out is in single precision."""
+    """Training stays finite, saving loses nothing, and outputs have single precision."""
 
     def of(name):
         return one[f"{policy} {name}"]
 
     assert np.isfinite(of("mse")).all() and np.isfinite(of("loss")).all()
-    # The same weights, but a saved model is compiled anew, and another order rounds otherwise.
-    apart = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 5e-2}[policy]
+    # The same weights, but a loaded model is compiled again and may add up in another order.
+    tolerance = {"float32": 1e-5, "mixed_float16": 5e-3, "mixed_bfloat16": 5e-2}[policy]
     for name in ("decoded", "log_prob"):
-        np.testing.assert_allclose(of(f"{name} before"), of(f"{name} after"), atol=apart)
+        np.testing.assert_allclose(of(f"{name} before"), of(f"{name} after"), atol=tolerance)
     assert of("decoded after").dtype == of("log_prob after").dtype == np.float32
     assert set(of("quantiser's types")) == {"float32"}
 
 
 def test_saving_likelihood_and_sampling(one):
     check_use(one, "float32")
-    np.testing.assert_array_equal(one["float32 drawn"], one["float32 drawn by full passes"])
-    if one["backend"] != "torch":
-        np.testing.assert_array_equal(one["float32 drawn"], one["float32 drawn compiled"])
+    np.testing.assert_array_equal(one["float32 samples"], one["float32 samples by full passes"])
 
 
 def test_half_precision(found):
@@ -117,12 +117,12 @@ def test_half_precision(found):
 
 
 @pytest.mark.long
-def test_half_precision_and_the_critic_on_every_backend(tmp_path):
+def test_half_precision_and_the_discriminator_on_every_backend(tmp_path):
     both = ["mixed_float16", "mixed_bfloat16"]
     for one in results(tmp_path, dict.fromkeys(BACKENDS, both)).values():
         for policy in both:
             check_use(one, policy)
-        assert np.isfinite(one["sharpener critic"]).all()
+        assert np.isfinite(one["decoder discriminator_loss"]).all()
 
 
 # -------------------------------------------------------- why some things stay in float32
@@ -146,7 +146,7 @@ def test_distances_in_half_precision_pick_the_wrong_entries():
 
 
 def test_running_sums_in_half_precision_overflow():
-    """The 50,000 cells of a batch add up to more than the largest float16, 65,504."""
+    """The 50,000 positions of a batch add up to more than the largest float16, 65,504."""
     vectors = 3 + np.random.default_rng(0).normal(0, 0.1, (50_000, 2)).astype("float32")
 
     def entry(**options):

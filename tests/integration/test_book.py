@@ -18,7 +18,7 @@ from bs4 import BeautifulSoup
 
 from oasis_helpers.data import REPOSITORY
 
-pytest.importorskip("sphinx", reason="the pages are built by packages of the extra 'dev'")
+pytest.importorskip("sphinx_book_theme", reason="the pages need packages of the extra 'docs'")
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
@@ -35,7 +35,7 @@ LOADED = {  # what a page loads by itself, unlike a link that a reader may follo
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Path:
-    """The site, built anew as `make book` does."""
+    """The site, built as `make book` does."""
     folder = tmp_path_factory.mktemp("book")
     command = ["-m", "sphinx", "--quiet", "--fail-on-warning", "-c", "book", ".", str(folder)]
     built = subprocess.run(
@@ -58,13 +58,19 @@ def page_of(site: Path, notebook: Path) -> Path:
 # ------------------------------------------------------------------------------- the built files
 
 
-def test_every_notebook_and_readme_has_its_page(site, pages):
-    wanted = [*NOTEBOOKS, *SOLUTIONS, REPOSITORY / "README.md", REPOSITORY / "notebooks/README.md"]
+def test_every_notebook_and_document_has_its_page(site, pages):
+    readme = REPOSITORY / "README.md"
+    documents = {*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")}
+    wanted = {*NOTEBOOKS, *SOLUTIONS, *documents, REPOSITORY / "notebooks/README.md"}
     assert {page_of(site, source) for source in wanted} <= set(pages)
-    menu = pages[site / "README.html"].select("nav.bd-links a[href]")
-    assert [link["href"] for link in menu if re.match(r"notebooks/\d", link["href"])] == [
+    menu = [link["href"] for link in pages[site / "README.html"].select("nav.bd-links a[href]")]
+    assert [link for link in menu if re.match(r"notebooks/\d", link)] == [
         f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
     ]
+    in_menu = {
+        f"{page.relative_to(REPOSITORY).with_suffix('')}.html" for page in documents - {readme}
+    }
+    assert len(in_menu) > 5 and in_menu <= set(menu)
 
 
 def test_links_and_pictures_lead_somewhere(site, pages):

@@ -1,6 +1,6 @@
-"""What one Keras backend makes of the package, for tests/test_backends.py: a process of its own.
+"""What one Keras backend makes of the package, for test_backends.py: a process of its own.
 
-KERAS_BACKEND=jax python tests/backend.py FILE.npz
+KERAS_BACKEND=jax python tests/integration/backend.py FILE.npz
 """
 
 import sys
@@ -11,18 +11,10 @@ import keras
 import numpy as np
 from workers import rings
 
-from oasis_helpers import load_pretrained, sample_codes, pretrained
-from experiments.compiled_sampler import CompiledSampler
-from oasis_helpers.layers import FiniteScalarQuantizer
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
+from oasis_helpers import load_pretrained, pretrained, sample_codes
 from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
-from oasis_helpers.vqvae import (
-    VQVAE,
-    improved_vqvae,
-    reference_vqvae,
-    strided_decoder,
-    strided_encoder,
-)
+from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN
+from oasis_helpers.recipes import improved_vqvae, reference_vqvae
 
 IMPORTED = set(sys.modules)  # before Keras reaches for TensorFlow itself, in `fit`
 LIKELIHOOD = keras.losses.SparseCategoricalCrossentropy
@@ -31,18 +23,15 @@ COMPILED = {"jit_compile": False} if keras.backend.backend() == "tensorflow" els
 
 
 def first_stage(kind: str):
-    if kind == "plain":
+    if kind == "reference":
         return reference_vqvae(0.1, 16, 8)
-    if kind == "rounded":
-        quantizer = FiniteScalarQuantizer((4, 2))
-        return VQVAE(strided_encoder(16, 2), quantizer, strided_decoder(16, 2), 0.1)
     return improved_vqvae(0.1, 16, num_embeddings=8, widths=(8, 8), blocks=1)
 
 
 def second_stage(kind: str):
-    if kind == "plain":
+    if kind == "reference":
         return MaskedPixelCNN(8, (2, 2), filters=8, blocks=1)
-    return GatedPixelCNN(8, (2, 2), filters=8, blocks=1, heads=2, dropout=0.0)
+    return GatedPixelCNN(8, (2, 2), filters=8, blocks=1, num_heads=2, dropout=0.0)
 
 
 def shipped() -> dict:
@@ -56,22 +45,21 @@ def shipped() -> dict:
         "codes": codes,
         "decoded": models.vqvae.decode(codes),
         "bits per code": models.prior.log_prob(codes, indices) / np.log(2) / codes[0].size,
-        "drawn": sample_codes(models.prior, 3, seed=4),
+        "samples": sample_codes(models.prior, 3, seed=4),
     }
 
 
 def same_steps() -> dict:
-    """Losses of a few steps of plain descent from the same weights, of the plain models.
+    """Losses of a few steps of gradient descent from the same weights, of the reference.
 
-    Plain descent, because Adam takes other steps under TensorFlow: Keras squares a gradient
-    through `ops.take` there row by row, before the rows of one entry are added up.
+    Not of Adam, because it takes other steps under TensorFlow: Keras squares a gradient through
+    `ops.take` there row by row, before the rows of one entry are added up.
     """
     images = rings()
     codes = np.random.default_rng(1).integers(0, 8, (len(images), 2, 2)).astype("int32")
     cases = {
-        "first": (first_stage("plain"), images, images),
-        "rounded first": (first_stage("rounded"), images, images),
-        "second": (second_stage("plain"), (codes, np.zeros(len(codes), "int32")), codes),
+        "first": (first_stage("reference"), images, images),
+        "second": (second_stage("reference"), (codes, np.zeros(len(codes), "int32")), codes),
     }
     losses = {}
     for stage, (model, inputs, targets) in cases.items():
@@ -102,14 +90,12 @@ def both_stages(epochs: int) -> dict:
     found = {
         "mse": first["mse"],
         "perplexity": first["perplexity"],
-        "restarts": first["restarts"],
+        "restarts": float(vqvae.quantizer.restarts),
         "loss": second["loss"],
-        "drawn": sample_codes(prior, 5),
-        "drawn by full passes": sample_codes(prior, 5, cached=False),
+        "samples": sample_codes(prior, 5),
+        "samples by full passes": sample_codes(prior, 5, cached=False),
         "quantiser's types": [variable.dtype for variable in vqvae.quantizer.weights],
     }
-    if keras.backend.backend() != "torch":  # which has no XLA
-        found["drawn compiled"] = CompiledSampler(prior, 5)()
     with tempfile.TemporaryDirectory() as folder:
         for number, model in enumerate((vqvae, prior)):
             pretrained.save_model(model, Path(folder) / f"{number}.keras")
@@ -122,7 +108,7 @@ def both_stages(epochs: int) -> dict:
     return found
 
 
-def sharpened() -> dict:
+def fine_tuned() -> dict:
     vqvae, images = first_stage("ours"), rings()
     model = AdversarialDecoder(vqvae, patch_discriminator(16, vqvae.region, filters=8))
     model.compile(keras.optimizers.Adam(1e-3), **COMPILED)
@@ -133,7 +119,7 @@ def main(file: str, *policies: str) -> None:
     found = {"backend": keras.backend.backend(), "imported": sorted(IMPORTED)}
     found |= shipped() | same_steps()
     if "mixed_bfloat16" in policies:  # the long form
-        found |= {f"sharpener {name}": values for name, values in sharpened().items()}
+        found |= {f"decoder {name}": values for name, values in fine_tuned().items()}
     for policy, epochs in {"float32": 12, **dict.fromkeys(policies, 1)}.items():
         keras.config.set_dtype_policy(policy)
         found |= {f"{policy} {name}": value for name, value in both_stages(epochs).items()}

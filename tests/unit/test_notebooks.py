@@ -1,0 +1,132 @@
+"""The form of notebooks and pages: complete, described, linked, and compared with their outputs."""
+
+import html
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from oasis_helpers.data import REPOSITORY
+from tools import tables
+from tools.notebooks import page_of
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "data/**/README.md", "notebooks/README.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
+IGNORED = "nbval-ignore-output"
+COMPARED_FLOOR = 0.75  # of the cells that print something
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def has_picture(cell) -> bool:
+    return any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+# --------------------------------------------------------------------------------------- pages
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_pages_show_the_measured_results(name):
+    page = (REPOSITORY / name).read_text(encoding="utf-8")
+    assert tables.with_tables(page) == page, "run `make results`"
+
+
+def test_every_table_of_results_stands_on_a_page():
+    text = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in tables.PAGES)
+    for name in tables.TABLES:
+        assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1, name
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS, *SOLUTIONS], ids=relative)
+def test_relative_links_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n".join(cell.source for cell in read(page).cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", text) + re.findall(r'src="([^"]+)"', text)
+    assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+# ----------------------------------------------------------------------------------- notebooks
+
+
+def test_the_series_is_complete():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_data_exploration",
+        "02_vqvae_building",
+        "03_vqvae_training",
+        "04_codebook_analysis",
+        "05_pixelcnn_prior",
+        "06_generation",
+        "07_scaling_out",
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "not run top to bottom in a fresh kernel"
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^#+ .*", prose, re.M)
+    wanted = ["## Objectives", "## Before you start", "## Set-up", "## Parameters", "## Try this"]
+    wanted += ["## Exercises", "## Summary", "## References", "## Next"]
+    assert headings[0].startswith("# ")
+    assert [heading for heading in headings if heading in wanted] == wanted
+    time_box = re.search(r"^\*\*Time\*\*:(.+?)\n\n", prose, re.M | re.S)
+    assert time_box and all(word in time_box[1] for word in ("`tour`", "`full`", "work through"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_is_described_in_words(path):
+    notebook = read(path)
+    texts = {c.id: c.metadata.get("alt", "") for c in code_cells(notebook) if has_picture(c)}
+    assert texts and not [cell for cell, text in texts.items() if len(text) < 40]
+    assert len(set(texts.values())) == len(texts), "two figures have the same description"
+
+
+def test_pages_give_figures_their_descriptions():
+    notebook = read(NOTEBOOKS[-1])
+    texts = [cell.metadata.alt for cell in code_cells(notebook) if has_picture(cell)]
+    page = page_of(notebook)
+    assert texts and all(f'alt="{html.escape(text)}"' in page for text in texts)
+    assert "No description has been provided" not in page
+
+
+def compared(cell) -> bool:
+    """Whether nbval compares something of this cell that says more than a figure's size."""
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "")
+        for output in cell.outputs
+        if output.get("name") != "stderr"
+    ]
+    says = any(text.strip() and not text.startswith("<Figure") for text in texts)
+    return says and IGNORED not in cell.metadata.get("tags", [])
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=relative)
+def test_share_of_compared_cells(path):
+    cells = [cell for cell in code_cells(read(path)) if cell.outputs]
+    share = sum(map(compared, cells)) / len(cells)
+    assert share >= COMPARED_FLOOR, f"only {share:.0%} of the cells with output are compared"
