@@ -59,8 +59,8 @@ def main():
     if fits(lock, named):
         return
     if not "3.11" <= VERSION <= "3.13":
-        found = f"{sys.executable} is Python {sys.version.split()[0]}"
-        sys.exit(f"{found}; expected 3.11 to 3.13: try `make run PYTHON=python3.12`.")
+        advice = "expected 3.11 to 3.13: try `make run PYTHON=python3.12`"
+        sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; {advice}.")
     if sys.platform == "darwin" and os.uname().machine == "x86_64":
         sys.exit("TensorFlow 2.21 has no wheel for Intel Macs; use a Linux container there.")
     print(f"Making {VENV} with Python {VERSION}; this takes a few minutes.", flush=True)

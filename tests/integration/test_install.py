@@ -279,3 +279,14 @@ def test_folders_reach_the_kernels_as_they_were_given(course, name, value, expec
         file.write(f"\nshow:\n\t@printenv {name} || true\n")
     for words, settings in (([], {name: value}), ([f"{name}={value}"], {})):
         assert make(course, "show", *words, **settings)[1].strip() == expected.format(course)
+
+
+def test_clones_have_the_line_ends_of_the_repository_on_every_system(tmp_path):
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a clone")
+    clone = ["git", "clone", "-q", "-c", "core.autocrlf=true", str(REPOSITORY), str(tmp_path / "c")]
+    subprocess.run(clone, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--eol"], cwd=tmp_path / "c", capture_output=True, text=True, check=True
+    )
+    assert not [line for line in listed.stdout.splitlines() if "w/crlf" in line]

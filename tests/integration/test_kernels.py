@@ -1,4 +1,4 @@
-"""Kernels that `run` starts: no settings of other projects, and sentences where one cannot go on."""
+"""Kernels that `run` and nbval start: no settings of other projects, sentences when they stop."""
 
 import json
 import os
@@ -189,7 +189,7 @@ def test_nbval_shows_figures_and_notices_a_missing_one(notebook_in_the_repositor
 
 def test_cells_run_in_order_in_one_kernel_whatever_shuffles(notebook_in_the_repository):
     folder = notebook_in_the_repository
-    cells = [("k = 0", "", False)] + [(f"k += 1; print(k)", f"{k}\n", False) for k in range(1, 7)]
+    cells = [("k = 0", "", False)] + [("k += 1; print(k)", f"{k}\n", False) for k in range(1, 7)]
     paths = [stored(folder, *cells, name=f"0{number}_test.ipynb") for number in (1, 2)]
     (folder / "shuffling.py").write_text(
         "import random\nimport pytest\n\n@pytest.hookimpl(tryfirst=True)\n"
