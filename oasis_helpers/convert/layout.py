@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import PurePosixPath
 
 from oasis_helpers import data
@@ -17,6 +18,9 @@ def path_class(files: dict[str, SourceFile]) -> type[PurePosixPath]:
 
         def read_bytes(self) -> bytes:
             return files[str(self)].read()
+
+        def open(self, mode: str) -> io.BytesIO:
+            return io.BytesIO(self.read_bytes())
 
         def is_dir(self) -> bool:
             return bool(self.iterdir())
