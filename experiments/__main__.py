@@ -32,12 +32,13 @@ TIMINGS = ("sampling", "image_sizes", "speed")  # the same for any slices
 
 def measure(name: str) -> None:
     """Measures one comparison on the active data set; prints and stores its results."""
-    root, data = pretrained.data_root(), pretrained.data_name()
+    data, wanted = pretrained.data_name(), EXPERIMENTS[name]
+    root = pretrained.data_root() if "root" in wanted else None
     stored = data == "oasis1" or name in TIMINGS
     file = (pretrained.RESULTS if stored else BUILD / "results") / f"{name}.json"
     reason = "" if stored else ", because data/results/ is for real slices"
-    again = "; what it holds is not measured again" if "file" in EXPERIMENTS[name] else ""
-    print(f"{name} on {root}; results go to {file}{reason}{again}", flush=True)
+    again = "; what it holds is not measured again" if "file" in wanted else ""
+    print(f"{name} on {root or 'blank slices'}; results go to {file}{reason}{again}", flush=True)
     known = {
         "root": root,
         "file": file,
@@ -46,7 +47,7 @@ def measure(name: str) -> None:
         "whole_frame": "oasis1-10x10" if data == "oasis1" else data,
     }
     module = importlib.import_module(f"experiments.{name}")
-    results = module.measure(*(known[argument] for argument in EXPERIMENTS[name]))
+    results = module.measure(*(known[argument] for argument in wanted))
     if isinstance(results, dict):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, results, indent=1)

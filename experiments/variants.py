@@ -124,8 +124,8 @@ def plan_steps(
 ) -> dict[str, dict]:
     """{variant's name: {"steps", "seconds"}}: as many steps as take `seconds`, or `steps` for all.
 
-    All variants are timed before the first is trained, on a machine that should have nothing else
-    to do. Training then counts steps only.
+    All variants are timed before the first is trained, on an otherwise idle machine. Training then
+    counts steps only.
     """
 
     def planned(variant: Variant) -> dict:

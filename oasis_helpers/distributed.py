@@ -5,7 +5,7 @@ JAX backend: every worker holds the whole model and a part of each batch, and wh
 a batch (losses, gradients, the codebook's statistics) is computed over all parts. What remains is
 to give every worker its part, to let one of them write the checkpoint, and to say clearly that a
 worker was lost. For several devices of one machine under `tf.distribute`, `mirrored` adds the sums
-over devices that a layer cannot get from Keras there. `tools.train_together` uses all of it.
+over devices that a layer cannot get from Keras there. `tools.train_together` is the command.
 """
 
 from __future__ import annotations

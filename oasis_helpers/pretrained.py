@@ -26,6 +26,7 @@ from oasis_helpers.data import (
     read_json,
 )
 from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.recipes import RECIPES
 from oasis_helpers.vqvae import VQVAE
 
 WEIGHTS = REPOSITORY / "data" / "weights"
@@ -132,9 +133,12 @@ def load_pretrained(name: str) -> Pretrained:
     folder = WEIGHTS / name
     if not (folder / "vqvae.keras").is_file():
         available = sorted(path.parent.name for path in WEIGHTS.glob("*/vqvae.keras"))
+        advice = f" `make train NAME={name}` trains them." if name in RECIPES else ""
+        if not WEIGHTS.is_dir():
+            advice = " The package is outside of its repository; install it with --editable."
         raise FileNotFoundError(
             f"There are no weights named {name!r} in {WEIGHTS}; available: "
-            f"{', '.join(available) or 'none yet'}. `make train NAME={name}` trains them."
+            f"{', '.join(available) or 'none yet'}.{advice}"
         )
     scores, history = read_json(folder / "scores.json"), read_json(folder / "history.json")
     vqvae, prior = load_stages(folder)
@@ -173,6 +177,12 @@ def load_model(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model
     Raises:
         ValueError: when it is damaged, of another version, of another class, or carries code.
     """
+    settings = keras.config.floatx(), keras.config.image_data_format()
+    if settings != ("float32", "channels_last"):
+        raise ValueError(
+            "keras.json of another project sets {} and {}; expected float32 and channels_last: set "
+            "KERAS_HOME to an empty folder, and start again.".format(*settings)
+        )
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
         fault = "" if isinstance(model, kind) else f"it holds a {type(model).__name__}"
