@@ -11,6 +11,7 @@ over devices that a layer cannot get from Keras there. `tools.train_together` is
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -160,6 +161,13 @@ class SliceStream:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """A hash of the files and of the frame: shows whether a training saw these slices."""
+        digest = hashlib.sha256(f"{self.size} {self.crop}".encode())
+        for path, subject, index in zip(self.paths, self.subjects, self.slices):
+            digest.update(f"{subject} {index} ".encode() + path.read_bytes())
+        return digest.hexdigest()
 
     def read(self, indices) -> np.ndarray:
         """The slices of these indices (0 ... N-1), float32 (n, size, size, 1) in [0, 1].

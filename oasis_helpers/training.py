@@ -406,11 +406,13 @@ class Checkpoint(keras.callbacks.Callback):
                     intact = content.zip.testzip() is None  # reads all, to compare check sums
                     parts = {name: content[name] for name in content.files if intact}
                 facts = json.loads(str(parts.pop("facts")))
+                if len(parts) != facts.get("parts", len(parts)):
+                    raise ValueError("a name was changed to another part's")
             except FileNotFoundError:
                 continue
             except Exception as error:  # a damaged file makes NumPy raise almost anything
-                seen = isinstance(error, OSError) and error.strerror
-                reason = f"cannot be read ({seen})" if seen else "is damaged"
+                cause = isinstance(error, OSError) and error.strerror
+                reason = f"cannot be read ({cause})" if cause else "is damaged"
                 warnings.warn(f"{file} {reason}; resuming from an earlier state.", stacklevel=3)
                 continue
             variables = self._state(model)
@@ -431,10 +433,11 @@ class Checkpoint(keras.callbacks.Callback):
         return [*model.variables, *model.optimizer.variables]
 
     def on_epoch_begin(self, epoch, logs=None):
-        facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
         state = [variable.numpy() for variable in self._state(self.model)]
         parts = {f"state {number}": value for number, value in enumerate(state)}
         parts |= {f"best {number}": value for number, value in enumerate(self.best)}
+        facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
+        facts["parts"] = len(parts)
         self.save(parts | {"facts": np.array(json.dumps(facts))})
 
     def save(self, parts: dict[str, np.ndarray]) -> None:
@@ -473,15 +476,15 @@ class Checkpoint(keras.callbacks.Callback):
 def verify_run_signature(
     work: Path,
     recipe: Recipe,
-    train: SliceSet,
-    validate: SliceSet,
+    train: SliceSet | str,
+    validate: SliceSet | str,
     start: keras.Model | None = None,
 ) -> Path:
     """Writes into a folder what its checkpoints depend on, or compares; returns the folder.
 
     Args:
         work: the folder, made if it is missing.
-        recipe, train, validate: of the training.
+        recipe, train, validate: of the training; slices, or a fingerprint of theirs.
         start: the finished model that it starts from, or whose codes it learns.
 
     Raises:
@@ -490,8 +493,8 @@ def verify_run_signature(
     weights = b"".join(value.tobytes() for value in start.get_weights()) if start else b""
     signature = {
         "recipe": asdict(recipe),
-        "train": fingerprint(train),
-        "validate": fingerprint(validate),
+        "train": train if isinstance(train, str) else fingerprint(train),
+        "validate": validate if isinstance(validate, str) else fingerprint(validate),
         "start": hashlib.sha256(weights).hexdigest(),
     }
     file, signature = work / "run_signature.json", json.loads(json.dumps(signature))

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -20,6 +25,7 @@ from oasis_helpers.distributed import (
     SharedCheckpoint,
     SliceStream,
     Worker,
+    WorkerLostError,
     barrier,
     fit_together,
     naming_lost_workers,
@@ -28,10 +34,11 @@ from oasis_helpers.distributed import (
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import data_root, save_model
 from oasis_helpers.recipes import Recipe, improved_vqvae
-from oasis_helpers.training import Batches, fit_prior, learning_rate
+from oasis_helpers.training import Batches, fit_prior, learning_rate, verify_run_signature
 from oasis_helpers.vqvae import VQVAE
 
 CHUNK = 64  # slices that are read and encoded at a time
+PATIENCE = 60  # seconds that a worker waits for the others; JAX waits up to 300 and then aborts
 
 
 def train_together(
@@ -60,11 +67,24 @@ def train_together(
 
     Raises:
         WorkerLostError: when another worker was lost.
+        ValueError: when the folder holds the checkpoints of another training.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with watching_others(folder, worker):
+        trained = _train_stages(recipe, root, folder, worker, callbacks, verbose)
+        barrier(worker, "trained")  # so that nobody misses a worker that has ended
+    return trained
+
+
+def _train_stages(recipe, root, folder: Path, worker, callbacks, verbose) -> tuple[VQVAE, Prior]:
     train, validate = (
         stream_slices(root, split, recipe.size, recipe.crop) for split in ("train", "validate")
     )
+    signature = folder, recipe, train.fingerprint(), validate.fingerprint()
+    if worker.rank == 0 and not (folder / "run_signature.json").is_file():
+        verify_run_signature(*signature)  # writes it
+    barrier(worker, "signed")
+    verify_run_signature(*signature)
     vqvae = _train_vqvae(recipe, train, folder / "vqvae", worker, callbacks[0], verbose)
     with local_scope():
         local_vqvae = to_local(vqvae)
@@ -131,6 +151,9 @@ def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: 
 # ------------------------------------------------------------------------------------ workers
 
 
+SETTINGS = ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")
+
+
 def join_workers() -> Worker:
     """Joins the processes that were started together; call it before anything is computed.
 
@@ -139,20 +162,84 @@ def join_workers() -> Worker:
     `KERAS_DISTRIBUTION_JOB_ADDRESSES`; where these are unset, JAX asks Slurm or Open MPI. Every
     model made afterwards lives on all workers' devices.
 
+    Ends the process with a sentence when the others do not join within `PATIENCE` seconds.
+
     Raises:
-        RuntimeError: on another backend than JAX, where Keras's `fit` supports one process only.
+        ValueError: on another backend than JAX, where Keras's `fit` supports one process only, and
+            for addresses, numbers or ranks that JAX refuses.
     """
     if keras.backend.backend() != "jax":
-        raise RuntimeError(
+        raise ValueError(
             f"Several workers need JAX, and this is {keras.backend.backend()}: set "
             "KERAS_BACKEND=jax. (Keras 3's fit does not run under TensorFlow's "
             "MultiWorkerMirroredStrategy.)"
         )
     import jax
 
-    keras.distribution.initialize()
+    named = {name: os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in SETTINGS}
+    found = ", ".join(f"KERAS_DISTRIBUTION_{name}={value}" for name, value in named.items())
+    timer = threading.Timer(
+        PATIENCE,
+        _end,
+        [
+            f"The workers did not find each other within {PATIENCE} seconds ({found}): start all of "
+            "them, each with a rank of its own and with the address of the first one."
+        ],
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        keras.distribution.initialize()
+    except Exception as error:  # JAX raises what its transport, its cluster or its checks raise
+        raise ValueError(
+            f"The workers cannot be joined ({str(error).splitlines()[0]}; {found}); set all three "
+            "on every worker, or none under Slurm and Open MPI."
+        ) from error
+    finally:
+        timer.cancel()
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     return Worker(jax.process_index(), jax.process_count())
+
+
+@contextlib.contextmanager
+def watching_others(folder: Path, worker: Worker) -> Iterator[None]:
+    """Ends this process with a sentence when another worker shows no sign of life.
+
+    A worker that is stopped leaves the others waiting, and JAX aborts them after 100 seconds. So
+    every worker touches a file in the folder that all share, and looks at the files of the others.
+    """
+    files = [folder / f".worker-{rank + 1}" for rank in range(worker.count)]
+    left = threading.Event()
+
+    def watch():
+        stamps = {}
+        while not left.wait(PATIENCE / 12):
+            files[worker.rank].touch()
+            for number, file in enumerate(files, 1):
+                stamp = file.stat().st_mtime_ns if file.is_file() else 0
+                last, since = stamps.get(file, (None, 0))
+                if stamp != last:
+                    stamps[file] = stamp, time.monotonic()
+                elif time.monotonic() - since > PATIENCE:
+                    _end(
+                        f"{worker.name.capitalize()} has seen no sign of life of worker {number} "
+                        f"for {PATIENCE} seconds: it was stopped, never started, or has another "
+                        f"{folder}. That folder holds the training as it was before the unfinished "
+                        "epoch; start all workers again with the same command to resume from there."
+                    )
+
+    if worker.count > 1:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def _end(sentence: str) -> None:
+    """Ends the process at once: what JAX does on the way out would wait for the others."""
+    print(sentence, file=sys.stderr, flush=True)
+    os._exit(3)
 
 
 @contextlib.contextmanager
@@ -192,9 +279,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="that all workers share")
     arguments = parser.parse_args()
     recipe = SIZES[arguments.size]
-    worker = join_workers() if keras.backend.backend() == "jax" else Worker()
+    several = keras.backend.backend() == "jax" or f"KERAS_DISTRIBUTION_{SETTINGS[0]}" in os.environ
+    worker = join_workers() if several else Worker()
     keras.utils.set_random_seed(recipe.seed)
-    train_together(recipe, data_root(), arguments.folder, worker, verbose=2)
+    try:
+        train_together(recipe, data_root(), arguments.folder, worker, verbose=2)
+    except (WorkerLostError, ValueError, OSError) as error:
+        if worker.count == 1:
+            raise
+        _end(str(error))
 
 
 if __name__ == "__main__":

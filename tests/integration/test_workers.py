@@ -15,6 +15,8 @@ import pytest
 from workers import RECIPE, write_slices
 
 from oasis_helpers import load_slices, training
+from oasis_helpers.recipes import Schedule
+from tools import train_together as together
 from tools.train_together import to_local, train_together
 
 HERE = Path(__file__).parent
@@ -143,6 +145,63 @@ def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path, monkey
     for one, other in zip(streamed, (vqvae, prior)):
         for value, expected in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+def test_another_training_in_the_same_folder_is_refused(tmp_path, refused, monkeypatch):
+    """Other slices, another seed, another rate."""
+    write_slices(tmp_path)
+    work, changed = tmp_path / "work", replace(RECIPE, vqvae_schedule=Schedule(24, 16, 1e-3))
+    monkeypatch.setattr(together, "_train_vqvae", lambda *arguments: 1 / 0)  # later than the check
+    with pytest.raises(ZeroDivisionError):
+        train_together(RECIPE, tmp_path, work)
+    words = "work holds a training with another recipe or other slices; remove that folder"
+    for recipe in (changed, replace(RECIPE, seed=1)):
+        refused(lambda recipe=recipe: train_together(recipe, tmp_path, work), words)
+    first, second, *_ = sorted((tmp_path / "keras_png_slices_data").rglob("case_000*"))
+    first.write_bytes(second.read_bytes())
+    refused(lambda: train_together(RECIPE, tmp_path, work), words)
+
+
+# ---------------------------------------------------------------------------- a worker is missing
+
+
+def ended_within(started: subprocess.Popen, seconds: float) -> str:
+    try:
+        printed = started.communicate(timeout=seconds)[0]
+    finally:
+        started.kill()
+    assert started.returncode == 3, printed
+    return printed
+
+
+@ON_LINUX
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_missing_worker_is_named(tmp_path, rank):
+    """Rank 1 alone is also one with another worker's address."""
+    started = start(tmp_path, "--patience=3", count=2)
+    started.pop(1 - rank).kill()
+    printed = ended_within(started[0], 60)
+    assert "The workers did not find each other within 3.0 seconds" in printed
+    assert f"KERAS_DISTRIBUTION_PROCESS_ID={rank}" in printed and "start all of them" in printed
+
+
+@ON_LINUX
+def test_a_worker_that_is_stopped_is_named(tmp_path):
+    survivor, stopped = start(tmp_path, "--patience=8", "--stop-after=3", count=2)
+    try:
+        printed = ended_within(survivor, 120)
+    finally:
+        stopped.kill()
+    assert "Worker 1 of 2 has seen no sign of life of worker 2 for 8.0 seconds" in printed
+    assert "start all workers again" in printed and "Check failure stack trace" not in printed
+
+
+@ON_LINUX
+def test_workers_without_a_number_are_told_what_to_set(tmp_path):
+    (alone,) = start(tmp_path, "--join")
+    printed = alone.communicate(timeout=60)[0]
+    assert alone.returncode and "The workers cannot be joined (" in printed
+    assert "KERAS_DISTRIBUTION_JOB_ADDRESSES=None); set all three on every worker" in printed
 
 
 @pytest.mark.long

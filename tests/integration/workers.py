@@ -20,6 +20,7 @@ from PIL import Image
 from oasis_helpers import distributed
 from oasis_helpers.data import atomic_write
 from oasis_helpers.recipes import Recipe, Schedule
+from tools import train_together as together
 from tools.train_together import gather, join_workers, local_scope, train_together
 
 COUNTS = {"train": 96, "validate": 32, "test": 32}  # slices
@@ -41,11 +42,11 @@ RECIPE = Recipe(
 
 
 class Losses(keras.callbacks.Callback):
-    """Keeps every step's loss; ends this process after so many, as a power cut would."""
+    """Keeps every step's loss; ends or stops this process after so many, as a power cut would."""
 
-    def __init__(self, die_after: int = 0):
+    def __init__(self, die_after: int = 0, how: int = signal.SIGKILL):
         super().__init__()
-        self.die_after, self.losses, self.epochs = die_after, [], []
+        self.die_after, self.how, self.losses, self.epochs = die_after, how, [], []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.before = 0.0, 0
@@ -56,7 +57,7 @@ class Losses(keras.callbacks.Callback):
         self.losses.append(now - total)
         self.before = now, steps + 1
         if len(self.losses) == self.die_after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.how)
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(logs)
@@ -86,8 +87,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=24, help="of the first stage")
     parser.add_argument("--die-after", type=int, default=0, help="steps; the last worker only")
+    parser.add_argument("--stop-after", type=int, default=0, help="the same, but not dead")
+    parser.add_argument("--patience", type=float, default=together.PATIENCE)
+    parser.add_argument("--join", action="store_true", help="also where no number is set")
     chosen = parser.parse_args()
-    several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
+    several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or chosen.join
+    together.PATIENCE = chosen.patience
     devices = len(keras.distribution.list_devices()) if not several else 1
     worker = join_workers() if several else distributed.Worker()
     if devices > 1:
@@ -97,7 +102,8 @@ def main() -> None:
 
     recipe = replace(RECIPE, vqvae_schedule=replace(RECIPE.vqvae_schedule, steps=chosen.steps))
     last = worker.rank == worker.count - 1
-    first, second = Losses(chosen.die_after if last else 0), Losses()
+    how = signal.SIGSTOP if chosen.stop_after else signal.SIGKILL
+    first, second = Losses((chosen.stop_after or chosen.die_after) * last, how), Losses()
     keras.utils.set_random_seed(recipe.seed)
     try:
         vqvae, prior = train_together(

@@ -12,7 +12,7 @@ from tools.train_together import gather, join_workers
 
 
 def test_several_workers_need_jax():
-    with pytest.raises(RuntimeError, match="Several workers need JAX, and this is tensorflow"):
+    with pytest.raises(ValueError, match="Several workers need JAX, and this is tensorflow"):
         join_workers()
 
 
@@ -62,6 +62,19 @@ def test_a_stream_reads_what_a_set_holds(cohort_root):
     np.testing.assert_array_equal(stream.read(indices), held.images[indices])
     np.testing.assert_array_equal(stream.subjects, held.subjects)
     np.testing.assert_array_equal(stream.slices, held.slices)
+
+
+def test_the_fingerprint_of_a_stream_is_one_of_its_pixels_and_frame(slice_root, train_folder):
+    def fingerprint(*frame):
+        return stream_slices(slice_root, "train", *frame).fingerprint()
+
+    before = fingerprint()
+    assert fingerprint() == before != fingerprint(64)
+    first, second, *_ = sorted(train_folder.iterdir())
+    pixels = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(pixels)
+    assert fingerprint() != before, "two files were exchanged"
 
 
 def test_a_stream_reports_a_damaged_file_when_it_reads_it(tmp_path):
