@@ -28,13 +28,11 @@ def check_layout(folder: Path | zipfile.Path) -> dict[str, dict[tuple[int, int],
         except data.SliceDataError as error:
             faults += error.faults
             continue
-        if not files and not wrong:
-            wrong = [data.empty_split(folder, split)]
         layout[split] = dict(sorted(files.items()))
-        faults += wrong + data.open_images(list(layout[split].values()))[1]
-    for number, (split, files) in enumerate(layout.items()):
-        subjects = {subject for subject, _ in files}
-        faults += data.shared_subjects(folder, split, subjects, list(layout)[number + 1 :])
+        faults += wrong
+        for _ in data.open_images(list(layout[split].values()), faults):
+            pass
+    faults += data.compare_splits(folder, layout)
     if faults:
         raise data.SliceDataError(faults)
     return layout
