@@ -144,16 +144,9 @@ def load_slices(
         )
         box = crop and tuple(line * own / side for line in crop)
     images = _cached(paths, f"{size} {box}", lambda paths: read_images(paths, size, box))
-    keys = np.array(list(files), dtype="int32")
-    return SliceSet(
-        images=images.astype("float32")[..., None] / 255,
-        subjects=keys[:, 0],
-        slices=keys[:, 1],
-        split=split,
-        root=Path(root),
-        crop=crop,
-        side=side or own,
-    )
+    subjects, indices = np.array(list(files), dtype="int32").T
+    images = images.astype("float32")[..., None] / 255
+    return SliceSet(images, subjects, indices, split, Path(root), crop, side or own)
 
 
 def with_mirrored(images: np.ndarray) -> np.ndarray:
