@@ -48,7 +48,7 @@ UNREADABLE = (  # what reading an image raises, from a folder or from a zip arch
     Image.DecompressionBombError,
 )
 
-_NAME = re.compile(r"case_(\d+)_slice_(\d+)\.nii\.png")
+_NAME = re.compile(r"case_([0-9]{1,9})_slice_([0-9]{1,9})\.nii\.png")
 _FAULTS_SHOWN = 20
 
 Box = tuple[int, int, int]  # top, left, side of a square, in source pixels
