@@ -1,8 +1,7 @@
 # Two commands matter: `make run` and `make test`. Both need git, make and Python 3.11 to 3.13.
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
 EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
@@ -11,24 +10,36 @@ EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperat
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-# Notebooks run in their own folder, so a relative data folder is made absolute here.
-ifdef OASIS_DATA_DIR
-export override OASIS_DATA_DIR := $(if $(filter /%,$(firstword $(OASIS_DATA_DIR))),,$(CURDIR)/)$(OASIS_DATA_DIR)
-endif
+# Values from the command line are taken as they are: neither make nor a shell runs what they hold.
+# Recipes read them from the environment. `origin` is asked first, because `override` changes it.
+export PYTHON NAME EXPERIMENTS
+NAMED := $(if $(filter-out file,$(origin PYTHON)),--named)
+as_text = $(eval override $1 := $(or $2,$$(value $1)))$(eval export $1)
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),\
+	$(call as_text,$(name))))
+
+# Notebooks run in their own folder, so relative folders are made absolute.
+$(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR,\
+	$(if $(filter-out /% ~%,$(firstword $(value $(name)))),\
+	$(call as_text,$(name),$$(CURDIR)/$$(value $(name)))))
+
+# Settings of other projects stay out: `~/.keras/keras.json`, and a backend that shows no figures.
+export KERAS_HOME := $(CURDIR)/build/keras
+unexport MPLBACKEND
 
 .PHONY: run lab test test-unit test-notebooks test-integration test-long browse lint book \
-	train score experiments results refresh licences doctor lock
+	train score experiments results refresh licences doctor lock environment environment-dev
 .NOTPARALLEL:
 
 # ------------------------------------------------------------------------------ for everybody
 
-run: $(VENV)/ready
+run: environment
 	$(BIN)/python -m oasis_helpers run
 
-lab: $(VENV)/ready
+lab: environment
 	$(BIN)/jupyter lab notebooks
 
-doctor: $(VENV)/ready
+doctor: environment
 	$(BIN)/python -m oasis_helpers doctor
 
 # --------------------------------------------------------------------------------------- tests
@@ -36,75 +47,72 @@ doctor: $(VENV)/ready
 test: test-unit test-notebooks test-integration
 
 # The package: no training above a second, no kernels. Two workers, one thread each.
-test-unit: $(VENV)/ready-dev
+test-unit: environment-dev
 	TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
 
 # Every cell of every notebook, its output compared with the stored one; two kernels at once.
-test-notebooks: $(VENV)/ready-dev
+test-notebooks: environment-dev
 	$(PYTEST) -n 2 --dist loadfile --nbval notebooks
 
 # Processes, kills, backends, pages.
-test-integration: $(VENV)/ready-dev
+test-integration: environment-dev
 	$(PYTEST) tests/integration
 
 # Twenty kills of a training, ten thousand maps, two of everything at once.
-test-long: $(VENV)/ready-dev
+test-long: environment-dev
 	$(PYTEST) -m long tests
 
 # Pages, JupyterLab and the code painter in a headless Chromium.
-browse: $(VENV)/ready-dev
+browse: environment-dev
 	$(PYTEST) -m browser tests
 
 # Rules, layout, docstrings, spelling and sizes of everything that git tracks.
-lint: $(VENV)/ready-dev
+lint: environment-dev
 	$(BIN)/pre-commit run --all-files
 
 # ----------------------------------------------------------------------------- for maintainers
 
 # A fresh read each time takes seconds, and leaves no page of a notebook that has gone.
-book: $(VENV)/ready-dev
+book: environment-dev
 	rm -rf build/book build/jupyter_execute
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c book . build/book
 	@echo "open build/book/index.html"
 
-train: $(VENV)/ready
-	$(BIN)/python -m tools.train $(NAME)
+train: environment
+	$(BIN)/python -m tools.train "$$NAME"
 
-score: $(VENV)/ready
-	$(BIN)/python -m tools.score $(NAME)
+score: environment
+	$(BIN)/python -m tools.score "$$NAME"
 
-experiments: $(VENV)/ready-dev
-	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments $$name; done
+experiments: environment-dev
+	set -e; for name in $$EXPERIMENTS; do $(BIN)/python -m experiments "$$name"; done
 
 # Tables of README and docs/results.md and the picture, from the scores of the weights.
-results: $(VENV)/ready
+results: environment
 	$(BIN)/python -m tools.tables
 
 # Stored outputs of the notebooks, from a run on the cohort.
-refresh: $(VENV)/ready
+refresh: environment
 	$(BIN)/python -m tools.notebooks refresh
 
-licences: $(VENV)/ready-dev
+licences: environment-dev
 	$(BIN)/pip-licenses --with-system --packages $$(sed -n 's/==.*//p' requirements.lock)
 
 # ----------------------------------------------------------------------------------- packages
 
-$(VENV)/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+# Made again where the checkout was moved or copied, or its lock or the named PYTHON changed.
+environment:
+	@"$$PYTHON" tools/install.py $(NAMED) requirements.lock
 
 # Tests, pages and linters need more than a student does.
-$(VENV)/ready-dev: $(VENV)/ready requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
-	touch $@
+environment-dev:
+	@"$$PYTHON" tools/install.py $(NAMED) requirements-dev.lock
 
 # Write no registry's address into the files. The second lock holds everything of the first.
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
 
-lock: $(VENV)/ready-dev
+lock: environment-dev
 	$(LOCK) --extra notebooks -o requirements.lock
 	$(LOCK) --extra notebooks --extra test --extra docs --extra dev \
 		--constraints requirements.lock -o requirements-dev.lock

@@ -8,6 +8,8 @@ import nbval.plugin
 import numpy as np
 import pytest
 
+from oasis_helpers.__main__ import ignore_other_settings
+
 # Stored outputs show the synthetic cohort in the short profile, whatever this shell is set to.
 # The second variable hands the folder on to the workers of pytest-xdist, which import this again.
 os.environ["OASIS_PROFILE"] = "tour"
@@ -16,6 +18,9 @@ NAMED = os.environ.pop("OASIS_DATA_DIR", "") or os.environ.get("OASIS_REAL_SLICE
 os.environ["OASIS_REAL_SLICES"] = NAMED
 BESIDE = Path(__file__).resolve().parents[1] / "shared" / "oasis1"
 REAL_SLICES = Path(NAMED).expanduser().resolve() if NAMED else BESIDE
+
+
+ignore_other_settings()
 
 
 def has_real_slices() -> bool:
@@ -29,11 +34,35 @@ def pytest_report_header():
     return f"real slices: {REAL_SLICES} ({'OASIS_DATA_DIR' if NAMED else 'beside the checkout'})"
 
 
+def pytest_configure(config):
+    """Settings of nbval for every working folder, and a worker for a notebook, not for a cell."""
+    config.option.nbval_sanitize_with = str(Path(__file__).parent / "tests" / "nbval.cfg")
+    if config.option.nbval and config.getoption("dist", "no") in ("load", "worksteal"):
+        config.option.dist = "loadfile"
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Progress bars and warnings go to stderr, which no two machines share: not compared."""
-    for item in items:
-        if isinstance(item, nbval.plugin.IPyNbCell) and "stderr" not in item.parent.skip_compare:
+    """Cells run in order, also with plugins that shuffle.
+
+    Progress bars and warnings go to stderr, which no two machines share: not compared.
+    """
+    cells = [item for item in items if isinstance(item, nbval.plugin.IPyNbCell)]
+    cells.sort(key=lambda cell: (cell.path, cell.cell_num))
+    items[:] = [item for item in items if item not in cells] + cells
+    for item in cells:
+        if "stderr" not in item.parent.skip_compare:
             item.parent.skip_compare += ("stderr",)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """nbval does not compare pictures; that there is one is checked here."""
+    result = yield
+    if isinstance(item, nbval.plugin.IPyNbCell) and "alt" in item.cell.metadata:
+        if not any("image/png" in output.get("data", {}) for output in item.test_outputs):
+            item.raise_cell_error("The cell describes a figure but shows none")
+    return result
 
 
 @pytest.fixture(scope="session")

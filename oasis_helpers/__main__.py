@@ -19,6 +19,7 @@ DOORS = {
     "convert": ("oasis_helpers.convert", "convert other forms of OASIS into the course's layout"),
     "doctor": ("tools.doctor", "check whether the course can run on this machine"),
 }
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def main() -> None:
@@ -29,10 +30,27 @@ def main() -> None:
     module, _ = DOORS[sys.argv.pop(1)]
     if module.startswith("tools.") and not (REPOSITORY / "tools").is_dir():
         sys.exit(f"{REPOSITORY} is not a checkout of the course; clone the repository for this.")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if module == "tools.notebooks" and backend not in BACKENDS:
+        sys.exit(f"KERAS_BACKEND is {backend!r}; expected {', '.join(BACKENDS)}, or unset it.")
     sys.path.insert(0, str(REPOSITORY))
     # Set here and not in the package: a program may quieten TensorFlow, a library should not.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    ignore_other_settings()
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except ImportError as error:
+        sys.exit(f"{error}; `python -m oasis_helpers doctor` says what this installation lacks.")
+
+
+def ignore_other_settings() -> None:
+    """Keeps `keras.json`, `matplotlibrc`, start-up files, other checkouts out, of kernels too."""
+    for name in ("MPLBACKEND", "PYTHONSTARTUP"):
+        os.environ.pop(name, None)
+    os.environ["KERAS_HOME"] = os.environ["MATPLOTLIBRC"] = os.devnull
+    os.environ["IPYTHONDIR"] = str(REPOSITORY / "build" / "ipython")
+    paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def ending_with_a_sentence(command: Callable[[], None]) -> None:
@@ -40,6 +58,7 @@ def ending_with_a_sentence(command: Callable[[], None]) -> None:
 
     Exit codes: 1 after an error, 130 after Ctrl-C, as shells do.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every path
     if named := os.environ.get("OASIS_DATA_DIR"):  # kernels run in another folder
         os.environ["OASIS_DATA_DIR"] = os.path.realpath(os.path.expanduser(named))
     try:

@@ -48,10 +48,12 @@ def check_disk() -> tuple[str, str]:
 
 
 def check_packages() -> tuple[str, str]:
-    """Installed versions against the lock; what has a marker may belong to another system."""
+    """Installed files and versions; what has a marker may belong to another system."""
     lock = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
-    packages = ((package.name, package.version) for package in metadata.distributions())
-    installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in packages}
+    packages = {
+        re.sub(r"[-_.]+", "-", each.name).lower(): each for each in metadata.distributions()
+    }
+    installed = {name: package.version for name, package in packages.items()}
     pins = re.findall(r"^([\w.-]+)==(\S+)( ;)?", lock, re.MULTILINE)
     locked = {(name, version) for name, version, _ in pins}
     needed = {name for name, _, marker in pins if not marker}
@@ -62,19 +64,36 @@ def check_packages() -> tuple[str, str]:
         if (name, installed.get(name, version)) not in locked
     ]
     advice = "to repair: python -m pip install --require-hashes -r requirements.lock"
-    if missing or differing:
-        named = ", ".join([f"{name} is missing" for name in missing] + differing)
-        return "FAIL" if missing else "warn", f"packages: {named}; {advice}"
+    if damaged := sorted(name for name in needed - set(missing) if _is_damaged(packages[name])):
+        advice += "; for damaged ones, add --force-reinstall"
+    lacking = [f"{name} is missing" for name in missing] + [
+        f"{name} is damaged" for name in damaged
+    ]
+    if lacking or differing:
+        text = f"packages: {', '.join(lacking + differing)}; {advice}"
+        return "FAIL" if lacking else "warn", text
     return "ok", f"packages: {len(needed)} as locked"
+
+
+def _is_damaged(package: metadata.Distribution) -> bool:
+    """Whether a listed file is missing or cut, as after an installation that was killed."""
+    files = [file for file in package.files or () if file.size and ".." not in file.parts]
+    paths = ((Path(file.locate()), file.size) for file in files)
+    return not files or any(
+        not path.is_file() or path.stat().st_size != size for path, size in paths
+    )
 
 
 def check_backend() -> tuple[str, str]:
     """What Keras will take: `KERAS_BACKEND`, else TensorFlow."""
     name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if name not in ("tensorflow", "jax", "torch"):
+        return "FAIL", f"Keras backend: it is {name!r}; expected tensorflow, jax or torch"
     if importlib.util.find_spec(name):
         return "ok", f"Keras backend: {name}"
-    wheel = "Intel Macs have no TensorFlow 2.21 wheel, so use a Linux container there"
-    return "FAIL", f"Keras backend: {name!r} is not installed; {wheel}"
+    wheel = "; TensorFlow 2.21 has no wheel for Intel Macs: use a Linux container there"
+    advice = wheel if name == "tensorflow" else ""
+    return "FAIL", f"Keras backend: {name!r} is not installed{advice}"
 
 
 def check_profile() -> tuple[str, str]:
@@ -120,6 +139,7 @@ def diagnose() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Prints a line for each check; exits with 1 where the course cannot run."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal can show every path
     results = diagnose()
     print("\n".join(f"{status:<4}  {text}" for status, text in results))
     sys.exit(any(status == "FAIL" for status, _ in results))

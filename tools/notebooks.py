@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import atexit
 import base64
 import io
 import os
+import re
 import shutil
 import sys
 import time
@@ -20,12 +23,11 @@ import nbformat
 import numpy as np
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from PIL import Image
 
 from oasis_helpers import metrics, pretrained
-from oasis_helpers.__main__ import ending_with_a_sentence
+from oasis_helpers.__main__ import ending_with_a_sentence, ignore_other_settings
 from oasis_helpers.data import REPOSITORY, SPLITS, SliceDataError, write_bytes
 from oasis_helpers.training import file_lock
 
@@ -36,18 +38,46 @@ CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 
 def run() -> None:
-    """Executes copies of the notebooks, makes pages and figures of them, prints the summary."""
+    """Executes copies of the notebooks, makes pages and figures of them, prints the summary.
+
+    The last pages stay until all new ones are complete.
+    """
     scored = _is_scored_data()
     print(f"Data: {pretrained.data_root()}  profile: {pretrained.profile()}", flush=True)
-    folders = {kind: BUILD / kind for kind in ("notebooks", "html", "figures")}
+    paths = series_in(NOTEBOOKS)
+    folders = {kind: BUILD / "unfinished" / kind for kind in ("notebooks", "html", "figures")}
     for folder in folders.values():
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         folder.mkdir(parents=True)
-    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+    for path in paths:
         notebook = execute(path, folders["notebooks"] / path.name, tolerant=not scored)
         (folders["html"] / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
         _write_figures(notebook, folders["figures"], path.stem)
+    for kind, folder in folders.items():
+        _remove(BUILD / kind)
+        folder.rename(BUILD / kind)
     print(summary())
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def series_in(folder: Path) -> list[Path]:
+    """The notebooks of the series, without copies such as `01_x-Copy1.ipynb`; all can be read."""
+    paths = sorted(path for path in folder.iterdir() if re.fullmatch(r"\d\d_\w+\.ipynb", path.name))
+    for path in paths:  # a damaged one ends the command now, not in ten minutes
+        try:
+            notebook = nbformat.read(path, as_version=4)
+            nbformat.validate(notebook)
+            language = notebook.metadata.get("kernelspec", {}).get("language", "python")
+        except Exception:  # a damaged file makes nbformat raise almost anything
+            language = "none"
+        if language != "python":
+            advice = "restore it with git, or move it away"
+            raise ValueError(f"{path}: not a notebook in Python (language: {language}); {advice}.")
+    return paths
 
 
 def _is_scored_data() -> bool:
@@ -72,7 +102,7 @@ def refresh() -> None:
     """Executes the notebooks in place on the cohort, so that stored outputs are current."""
     os.environ.pop("OASIS_DATA_DIR", None)  # stored outputs show the cohort only
     os.environ["OASIS_PROFILE"] = "tour"
-    for path in [*sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), *sorted(NOTEBOOKS.glob("solutions/*"))]:
+    for path in [*series_in(NOTEBOOKS), *series_in(NOTEBOOKS / "solutions")]:
         executed = BUILD / "notebooks" / path.relative_to(NOTEBOOKS)
         executed.parent.mkdir(parents=True, exist_ok=True)
         execute(path, executed)
@@ -97,15 +127,22 @@ def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.Notebo
         record_timing=False,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     )
-    started = time.perf_counter()
+    client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []  # this Python, no other
+    started, log = time.perf_counter(), BUILD / "kernels.log"
     print(f"{path.name:32s} ", end="", flush=True)
     try:
-        with open(BUILD / "kernels.log", "ab") as log:  # what kernels print outside of cells
-            client.execute(stderr=log)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        with open(log, "ab") as file:  # what kernels print outside of cells
+            client.execute(stderr=file)
+        for number, cell in enumerate(notebook.cells, start=1):
+            if "alt" in cell.metadata and not (tolerant or _pictures(cell)):
+                raise RuntimeError(f"Cell {number} shows no figure, although it describes one")
+    except (Exception, asyncio.CancelledError) as error:
+        atexit.unregister(client._cleanup_kernel)  # it was called already
+        if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient has seen Ctrl-C
+            raise KeyboardInterrupt from None
         print("failed")
         nbformat.write(notebook, output)
-        reason = getattr(error, "evalue", error)  # without the cell and its traceback
+        reason = getattr(error, "evalue", "") or getattr(error, "ename", f"{error}; see {log}.")
         sys.exit(f"{path.name} stopped; {output} shows how far it came.\n{reason}")
     print(f"{time.perf_counter() - started:6.0f} s", flush=True)
     for part in (part for cell in notebook.cells for part in cell.get("outputs", ())):
@@ -114,6 +151,11 @@ def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.Notebo
     _clean(notebook)
     nbformat.write(notebook, output)
     return notebook
+
+
+def _pictures(cell: nbformat.NotebookNode) -> list[str]:
+    outputs = (output.get("data", {}) for output in cell.get("outputs", []))
+    return [data["image/png"] for data in outputs if "image/png" in data]
 
 
 def _clean(notebook: nbformat.NotebookNode) -> None:
@@ -150,12 +192,7 @@ def page_of(notebook: nbformat.NotebookNode) -> str:
 
 
 def _write_figures(notebook: nbformat.NotebookNode, folder: Path, stem: str) -> None:
-    pictures = [
-        output["data"]["image/png"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
+    pictures = [picture for cell in notebook.cells for picture in _pictures(cell)]
     for number, picture in enumerate(pictures, start=1):
         (folder / f"{stem}-{number:02d}.png").write_bytes(base64.b64decode(picture))
 
@@ -198,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("run", "refresh"), default="run")
     command = {"run": run, "refresh": refresh}[parser.parse_args().command]
+    ignore_other_settings()
     with file_lock(BUILD, "executing the notebooks"):
         command()
 

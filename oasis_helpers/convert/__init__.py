@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from oasis_helpers.convert import output
-from oasis_helpers.convert.archives import list_files
+from oasis_helpers.convert.archives import list_files, printable
 from oasis_helpers.convert.subjects import assign_splits
 from oasis_helpers.data import SPLITS, SliceDataError, read_json
 
@@ -51,19 +52,27 @@ def convert(
     Raises:
         SliceDataError: with one sentence for every fault of the source. Slices of good volumes
             stay in `<target>.unfinished`, so a conversion of the repaired source is short.
-        FileExistsError: the target holds anything but this conversion.
-        ValueError: seed below 0, target inside of the source, or splits for a source that has
-            splits already.
+        FileExistsError: the target holds anything but this conversion of the source as it is.
+        BlockingIOError: another process is converting into the target.
+        ValueError: seed below 0, target without a name or inside of the source, or splits for a
+            source that has splits already.
     """
     from oasis_helpers.convert import sources  # imports nilearn, which takes more than a second
 
-    source, target = Path(source).expanduser(), Path(target).expanduser()
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, not {seed}.")
+    try:
+        source, target = Path(source).expanduser(), Path(target).expanduser()
+    except RuntimeError:  # ~nobody
+        raise ValueError(f"{source} or {target}: no such home folder; give full paths.") from None
+    if target.name in ("", ".."):
+        raise ValueError(f"{str(target)!r} names no folder to make; give one such as slices.")
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):
         raise ValueError(f"{target} is inside of {source}; give a target outside of the source.")
-    with contextlib.ExitStack() as open_archives:
-        files = list_files(source, open_archives)
+    with contextlib.ExitStack() as stack:
+        files = list_files(source, stack)
         kind, (subjects, remarks, faults) = sources.find_subjects(source, files)
         folder = None  # after a fault nothing is written, and the other files are only checked
         if not faults:
@@ -71,21 +80,21 @@ def convert(
                 subjects = assign_splits(subjects, seed, splits)
             elif splits is not None:
                 raise ValueError(f"{source} has splits already; leave {splits} out.")
-            plan = output.make_plan(source, kind, subjects, remarks)
-            if output.is_finished(target, plan):
-                return target
-            folder = output.open_unfinished(target, plan)
+            stack.enter_context(output.lock(target))
+            folder = output.open_folder(target, output.make_plan(source, kind, subjects, remarks))
+            rows = output.read_manifest(folder)
         for subject in tqdm(subjects, f"converting {source.name}", unit="subject"):
             try:
                 if folder:
-                    output.write_subject(folder, subject)
+                    output.write_subject(folder, target, subject, rows)
                 else:
-                    subject.make_slices()
+                    subject.make_slices([file.content() for file in subject.files])
             except SliceDataError as error:
                 faults += error.faults
-    if faults:
-        raise SliceDataError(faults)
-    output.finish(folder, target)
+        if faults:
+            raise SliceDataError(faults)
+        if folder != target:
+            output.finish(folder, target)
     return target
 
 
@@ -99,6 +108,6 @@ def describe(target: Path) -> str:
         *plan["remarks"],
         *([f"{turned} volumes were turned; see {output.MANIFEST}."] if turned else []),
         f"Look at {target / output.MONTAGE}; {output.MANIFEST} lists the source of each slice.",
-        f"To use these slices: OASIS_DATA_DIR={target} make run",
+        f"To use these slices: OASIS_DATA_DIR={shlex.quote(os.path.abspath(target))} make run",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

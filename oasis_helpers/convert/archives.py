@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
@@ -22,13 +23,16 @@ from oasis_helpers import data
 from oasis_helpers.data import SliceDataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+PICTURES = (".png", ".jpg", ".jpeg")  # of a tar archive, kept in memory: going back in it is slow
+MAX_KEPT = 2**30  # bytes of them
 MAX_MEMBER = 256  # MiB that one member of an archive may declare
 MAX_TOTAL = 64  # GiB that all members may declare; a disc of OASIS-1 has about 5 GiB
+SYSTEM_FILES = {"__MACOSX", "Icon\r", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir"}
 UNREADABLE = (*data.UNREADABLE, tarfile.TarError)  # raised for a damaged file, image or archive
 
 
 class SourceFile(NamedTuple):
-    """One file of a source; its name is the path inside the source."""
+    """One file of a source; its name is the path inside the source, made printable."""
 
     name: str
     size: int
@@ -50,8 +54,22 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def is_system_file(name: str) -> bool:
+    """Whether a system wrote this, not a user; hidden files count as such."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
+
+
+def printable(text: str) -> str:
+    """Text with escapes for control characters, and for bytes that are not UTF-8."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def list_files(source: Path, open_archives: contextlib.ExitStack) -> list[SourceFile]:
     """Every file of a folder or an archive, in an order in which reading is cheap.
+
+    Links to folders are followed, except into a folder that holds the link. System files, FIFOs and
+    devices are left out.
 
     Args:
         source: the folder or the archive. Archives in a folder are listed like subfolders.
@@ -63,23 +81,28 @@ def list_files(source: Path, open_archives: contextlib.ExitStack) -> list[Source
     if source.is_file():
         return _list_archive(source, "", open_archives)
     if not source.is_dir():
-        raise SliceDataError([f"{source}: not there; give a folder or an archive of OASIS files."])
+        raise SliceDataError([f"{source}: no file and no folder; give one that holds OASIS files."])
     files, faults = [], []
 
     def add_fault(error: OSError) -> None:
         faults.append(f"{error.filename}: cannot be listed ({error.strerror}); allow reading it.")
 
-    for folder, subfolders, names in os.walk(source, onerror=add_fault):  # ignores links to folders
-        subfolders.sort()
+    outer = {str(source): {os.path.realpath(source)}}  # of each folder: itself, and what holds it
+    for folder, subfolders, names in os.walk(source, onerror=add_fault, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in subfolders}
+        subfolders[:] = sorted(name for name in subfolders if real[name] not in outer[folder])
+        outer |= {os.path.join(folder, name): outer[folder] | {real[name]} for name in subfolders}
         for path in (Path(folder, name) for name in sorted(names)):
             name = path.relative_to(source).as_posix()
-            if name.endswith(ARCHIVES):
+            if is_system_file(name) or (path.exists() and not path.is_file()):
+                continue  # opening a FIFO or a device may never end
+            if name.lower().endswith(ARCHIVES):
                 try:
                     files += _list_archive(path, f"{name}/", open_archives)
                 except SliceDataError as error:
                     faults += error.faults
-            elif path.is_file():
-                files.append(SourceFile(name, path.stat().st_size, path.read_bytes))
+            else:
+                files.append(SourceFile(printable(name), path.lstat().st_size, path.read_bytes))
     if faults:
         raise SliceDataError(faults)
     return files
@@ -96,8 +119,14 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
             links = [stat.S_ISLNK(member.external_attr >> 16) for member in members]
         else:
             archive = open_archives.enter_context(tarfile.open(path))
-            members = list(tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1))
-            files = [SourceFile(m.name, m.size, partial(_read, archive, m)) for m in members]
+            files, kept = [], 0
+            for m in tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1):
+                read = partial(_read, archive, m)
+                if m.isfile() and m.name.lower().endswith(PICTURES) and kept + m.size < MAX_KEPT:
+                    kept, read = kept + m.size, io.BytesIO(read()).getvalue
+                files.append(SourceFile(m.name, m.size, read))
+            _check_end(archive)
+            members = archive.getmembers()
             regular = [member.isfile() for member in members]
             links = [member.issym() or member.islnk() for member in members]
     except UNREADABLE as error:
@@ -112,11 +141,20 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
     if dangers:
         advice = "nothing was unpacked: get the archive from its publisher."
         raise SliceDataError([f"{path}: {danger}; {advice}" for danger in dangers])
+    names = [prefix + file.name.removeprefix("./").replace("\\", "/") for file in files]
     return [
-        file._replace(name=prefix + file.name.removeprefix("./"))
-        for file, is_regular in zip(files, regular)
-        if is_regular and not file.name.startswith("__MACOSX/")
+        file._replace(name=printable(name))
+        for file, name, is_regular in zip(files, names, regular)
+        if is_regular and not is_system_file(name)
     ]
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Raises `tarfile.ReadError` unless zeros, and nothing else, follow the last member."""
+    archive.fileobj.seek(archive.offset)
+    blocks = iter(partial(archive.fileobj.read, 2**20), b"")  # to the end: a checksum is there
+    if {block.strip(b"\0") for block in blocks} != {b""}:
+        raise tarfile.ReadError("no end mark follows its last whole member")
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -1,27 +1,31 @@
-"""The folder that a conversion writes, and the records from which it resumes.
+"""The folder that a conversion writes, and the manifest from which it resumes.
 
 The folder is called `<target>.unfinished` until everything is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import shutil
+import os
+import tempfile
 from pathlib import Path
 
+import filelock
 import numpy as np
 from PIL import Image
 
 from oasis_helpers.convert.archives import sha256
-from oasis_helpers.convert.subjects import Subject
+from oasis_helpers.convert.subjects import Slice, Subject
 from oasis_helpers.data import LAYOUT_FOLDER, SPLITS, read_json, write_bytes, write_json
 
 PLAN, MANIFEST, MONTAGE = "conversion.json", "manifest.csv", "montage.png"
 MADE_BY = "oasis_helpers.convert"
-VERSION = 2  # of the output: raise it whenever the same source gives other files
+VERSION = 3  # of the output: raise it whenever the same source gives other files
 
-_RECORDS = ".records"  # a file for each complete subject; removed at the end
+_COLUMNS = ["file", "sha256", "case", "split", "session", "files_sha256"]
+_COLUMNS += [column for column in Slice._fields if column != "png"]
 _MONTAGE_SUBJECTS, _MONTAGE_SLICES, _MONTAGE_SIDE = 2, 8, 128  # per split, per subject; pixels
 
 
@@ -41,33 +45,32 @@ def make_plan(source: Path, kind: str, subjects: list[Subject], remarks: list[st
     }
 
 
-def is_finished(target: Path, plan: dict) -> bool:
-    """True if `target` holds this conversion, False if it holds nothing.
+def lock(target: Path) -> contextlib.AbstractContextManager:
+    """Lets one process at a time write a target; raises BlockingIOError in the second one."""
+    name = sha256(os.path.realpath(target).encode(errors="replace"))
+    held = filelock.FileLock(Path(tempfile.gettempdir(), f"oasis-convert-{name[:16]}.lock"))
+    try:
+        return held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise BlockingIOError(
+            f"Another process is converting into {target}; wait until it has ended, or stop it."
+        ) from None
+
+
+def open_folder(target: Path, plan: dict) -> Path:
+    """The target if it is finished, else `<target>.unfinished`, new or of this conversion.
 
     Raises:
-        FileExistsError: the target holds anything else, or an incomplete conversion.
+        FileExistsError: the target, or the unfinished folder, holds anything else.
     """
-    if not _holds(target, plan):
-        return False
-    missing = [row["file"] for row in read_manifest(target) if not (target / row["file"]).is_file()]
-    if missing:
-        raise FileExistsError(
-            f"{target} lacks {len(missing)} files of its {MANIFEST} ({missing[0]}, ...); nothing "
-            "was changed: move it away and convert again."
-        )
-    shutil.rmtree(target / _RECORDS, ignore_errors=True)  # remain after a kill at the very end
-    return True
-
-
-def open_unfinished(target: Path, plan: dict) -> Path:
-    """The folder to write into: a new one, or this conversion's unfinished one."""
     folder = target.with_name(f"{target.name}.unfinished")
+    if _holds(target, plan):
+        return target
     if not _holds(folder, plan):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / PLAN, plan, indent=1)
     for split in SPLITS:
         (folder / LAYOUT_FOLDER / f"keras_png_slices_{split}").mkdir(parents=True, exist_ok=True)
-    (folder / _RECORDS).mkdir(exist_ok=True)
     return folder
 
 
@@ -76,7 +79,7 @@ def _holds(folder: Path, plan: dict) -> bool:
     if not folder.exists():
         return False
     if folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()):
-        return False  # a hidden file is a half-written one
+        return False  # of the system, or half-written
     advice = "nothing was changed: give another target, or move that one away."
     try:
         existing = read_json(folder / PLAN)
@@ -94,56 +97,76 @@ def _holds(folder: Path, plan: dict) -> bool:
     return True
 
 
-def write_subject(folder: Path, subject: Subject) -> None:
-    """Writes the slices of a subject and, last, its record; a complete subject is left as it is."""
-    record = folder / _RECORDS / f"case_{subject.case:03d}.json"
-    sizes = {file.name: file.size for file in subject.files}
-    if _is_complete(folder, record, sizes):
+def write_subject(folder: Path, target: Path, subject: Subject, rows: list[dict]) -> None:
+    """Writes the slices of a subject, and puts their rows into `rows` and into the manifest.
+
+    A subject is left as it is when its rows are there and its slices and source are unchanged.
+
+    Raises:
+        SliceDataError: a file of the subject is unusable.
+        FileExistsError: the target is finished, and the subject's slices or source have changed.
+    """
+    case, contents = f"{subject.case:03d}", [file.content() for file in subject.files]
+    digest = sha256("".join(map(sha256, contents)).encode())
+    if _is_complete(folder, subject, [row for row in rows if row["files_sha256"] == digest]):
         return
-    rows = []
-    for slice_ in sorted(subject.make_slices()):
-        columns = slice_._asdict()
-        png = columns.pop("png")
-        name = f"case_{subject.case:03d}_slice_{slice_.slice}.nii.png"
-        file = f"{LAYOUT_FOLDER}/keras_png_slices_{subject.split}/{name}"
-        (folder / file).write_bytes(png)
-        row = {"file": file, "sha256": sha256(png), "case": f"{subject.case:03d}"}
-        rows.append(row | {"split": subject.split, "session": subject.session} | columns)
-    write_json(record, {"sizes": sizes, "rows": rows})
-
-
-def _is_complete(folder: Path, record: Path, sizes: dict[str, int]) -> bool:
-    """Whether all slices of a record are there, made from files of the same names and sizes."""
-    try:
-        content = read_json(record)
-        return content["sizes"] == sizes and all(
-            sha256((folder / row["file"]).read_bytes()) == row["sha256"] for row in content["rows"]
+    if folder == target:
+        raise FileExistsError(
+            f"{target}: the source, the slices or the {MANIFEST} of subject {case} have changed "
+            "since the conversion; nothing was changed: move this folder away and convert again."
         )
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def finish(folder: Path, target: Path) -> None:
-    """Writes the manifest and the montage, then renames the unfinished folder to `target`."""
-    records = (folder / _RECORDS).glob("case_*.json")
-    rows = [row for record in records for row in read_json(record)["rows"]]
-    rows.sort(key=lambda row: (SPLITS.index(row["split"]), int(row["case"]), row["slice"]))
+    rows[:] = [row for row in rows if row["case"] != case]
+    for slice_ in subject.make_slices(contents):
+        columns = slice_._asdict()
+        png, file = columns.pop("png"), _file_name(subject, slice_.slice)
+        write_bytes(folder / file, png)
+        values = file, sha256(png), case, subject.split, subject.session, digest
+        rows.append(dict(zip(_COLUMNS, values)) | columns)
+    rows.sort(key=lambda row: (SPLITS.index(row["split"]), int(row["case"]), int(row["slice"])))
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(folder / MANIFEST, table.getvalue().encode())
-    _montage(folder, rows).save(folder / MONTAGE)
-    if target.is_dir():
-        target.rmdir()  # fails unless the folder is empty
-    folder.rename(target)
-    shutil.rmtree(target / _RECORDS)
 
 
-def read_manifest(target: Path) -> list[dict]:
-    """The rows of the manifest, one for each slice."""
-    with open(target / MANIFEST, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _file_name(subject: Subject, index: int) -> str:
+    name = f"case_{subject.case:03d}_slice_{index}.nii.png"
+    return f"{LAYOUT_FOLDER}/keras_png_slices_{subject.split}/{name}"
+
+
+def _is_complete(folder: Path, subject: Subject, rows: list[dict]) -> bool:
+    """Whether every slice of a subject is there, as in `rows`."""
+    hashes = {row["file"]: row["sha256"] for row in rows}
+    return all(
+        (folder / name).is_file() and sha256((folder / name).read_bytes()) == hashes.get(name)
+        for name in (_file_name(subject, index) for index in subject.indices)
+    )
+
+
+def finish(folder: Path, target: Path) -> None:
+    """Writes the montage, then renames the unfinished folder to `target`."""
+    montage = io.BytesIO()
+    _montage(folder, read_manifest(folder)).save(montage, "PNG")
+    write_bytes(folder / MONTAGE, montage.getvalue())
+    for scrap in folder.rglob(".*-case_*.nii.png"):  # of a kill while a slice was written
+        scrap.unlink()
+    if target.exists():  # empty, or with hidden files
+        for path in folder.iterdir():
+            path.rename(target / path.name)
+        folder.rmdir()
+    else:
+        folder.rename(target)
+
+
+def read_manifest(folder: Path) -> list[dict]:
+    """The rows of the manifest, one for each slice; none where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, csv.Error):
+        with open(folder / MANIFEST, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames == _COLUMNS:
+                return [row for row in reader if None not in row.values()]
+    return []
 
 
 def _montage(folder: Path, rows: list[dict]) -> Image.Image:
@@ -161,5 +184,5 @@ def _montage(folder: Path, rows: list[dict]) -> Image.Image:
 
 
 def _thumbnail(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         return np.asarray(picture.resize((_MONTAGE_SIDE, _MONTAGE_SIDE)))

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import re
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
-from oasis_helpers.convert.layout import check_layout
+from oasis_helpers.convert.layout import check_layout, path_class
 from oasis_helpers.convert.subjects import Slice, Subject
 from oasis_helpers.convert.synthetic import FRAME
 from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
 
 ORIENTATION_SUBJECTS = 8  # the mean of their slices decides the orientation of a source
+MAX_SIDE = 2048  # pixels that a picture may declare; those of OASIS-1 have 256 or fewer
+MAX_TINT = 8  # grey levels between the channels of a grey picture in colour, from JPEG's error
 UPRIGHT = (0, 1)  # no turns, slices in order: the back of the head is at the top, slice 0 lowest
 
 # The kinds of source, and the names of their files: subject, session and part of a subject.
 PATTERNS = {
-    "layout": rf"(.*?)keras_png_slices_(?:{'|'.join(SPLITS)})/",
-    "T88_111": r"OAS1_(\d{4})_MR(\d+)_[^/]*_t88_masked_gfc\.(hdr|img)$",
-    "neurite-oasis": r"OASIS_OAS1_(\d{4})_MR(\d+)/aligned_norm\.(nii\.gz)$",
-    "pictures": r"(?i)OAS1_(\d{4})_MR(\d+)_(mpr-?\d+_\d+)\.(?:jpe?g|png)$",
+    "layout": rf"^((?:.*?/)?)keras_png_slices_(?:{'|'.join(SPLITS)})/",
+    "T88_111": r"OAS1_([0-9]{4})_MR([0-9]{1,2})_[^/]*_t88_masked_gfc\.(hdr|img)$",
+    "neurite-oasis": r"OASIS_OAS1_([0-9]{4})_MR([0-9]{1,2})/aligned_norm\.(nii\.gz)$",
+    "pictures": r"(?i)OAS1_([0-9]{4})_MR([0-9]{1,2})_(mpr-?[0-9]_[0-9]{1,6})\.(?:jpe?g|png)$",
 }
 
 # What else is in circulation, and the reason why it cannot be converted.
@@ -37,6 +38,10 @@ UNUSABLE = {
     r"/(slice_)?norm\.nii\.gz$": "neurite-oasis without aligned_norm.nii.gz; norm.nii.gz is not in "
     "atlas space and slice_norm.nii.gz is one coronal slice: get the 3-D archive, unpack all of it",
     r"_t88_gfc\.": "T88_111 volumes with the skull; give the *_t88_masked_gfc.hdr and .img files",
+    r"(^|/)case_\d+_slice_\d+\.nii\.png$": "slices (such as {example}) outside of the folders "
+    f"keras_png_slices_{', _'.join(SPLITS)}; put them there",
+    r"(?i)OAS1_[0-9]{4}_.*\.(jpe?g|png)$": "pictures with other names (such as {example}) than "
+    "OAS1_NNNN_MRk_mpr-1_100.jpg, which has subject, session, scan and number; rename them",
     r"(?i)\.(parquet|jpe?g|png)$": "slices without subject identifiers (such as {example}), so no "
     "split by subject is possible, and a split by slice shares subjects between training and test; "
     "use official OASIS-1 or neurite-oasis",
@@ -74,41 +79,33 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
     """The course's own layout: every file is checked here, and copied later."""
     prefixes = {match[1] for file in files if (match := re.match(pattern, file.name))}
     if len(prefixes) > 1:
-        raise SliceDataError(
-            [f"{source}: holds {len(prefixes)} sets of slices, {sorted(prefixes)}; give one."]
-        )
-    prefix = prefixes.pop()
-    folder = zipfile.Path(source, prefix) if zipfile.is_zipfile(source) else source / prefix
-    if not folder.exists():
-        raise SliceDataError([f"{source}: give the folder of the slices itself, or its zip."])
-    file_named = {file.name: file for file in files}
+        places = ", ".join(prefix or "." for prefix in sorted(prefixes))
+        raise SliceDataError([f"{source}: holds the layout in several places, {places}; give one."])
+    file_at = {str(PurePosixPath(source, file.name)): file for file in files}
+    folder = path_class(file_at)(source, prefixes.pop())
     stacks = defaultdict(dict)
     for split, paths in check_layout(folder).items():
         for (case, index), path in paths.items():
-            name = f"{prefix}keras_png_slices_{split}/{path.name}"
-            stacks[split, case][index] = file_named[name]
+            stacks[split, case][index] = file_at[str(path)]
     training = [stack for (split, _), stack in stacks.items() if split == "train"]
-    orientation, remark = _find_orientation(training)
+    orientation, remark, _ = _find_orientation(training)
     if orientation != UPRIGHT:
-        raise SliceDataError(
-            [
-                f"{folder}: other orientation than the course's, which has the back of the head at "
-                f"the top and slice 0 lowest; turn the slices by {_angle(orientation)}."
-            ]
-        )
+        fault = f"{folder}: other orientation than the course's, which has the back of the head at"
+        fault = f"{fault} the top and slice 0 lowest; turn the slices by {_angle(orientation)}."
+        raise SliceDataError([fault])
     subjects = [
-        Subject(case, "", tuple(stack.values()), functools.partial(_copy_slices, stack), split)
+        Subject(case, "", tuple(stack.values()), partial(_copy_slices, stack), split, tuple(stack))
         for (split, case), stack in stacks.items()
     ]
     return subjects, [remark], []
 
 
-def _copy_slices(stack: Stack) -> list[Slice]:
-    slices = []
-    for index, file in stack.items():
-        png = file.content()
-        slices.append(Slice(index, png, f"slice {index}", file.name, sha256(png)))
-    return slices
+def _copy_slices(stack: Stack, contents: list[bytes]) -> list[Slice]:
+    _check_orientation(stack, _decode(stack, contents))
+    return [
+        Slice(index, png, f"slice {index}", file.name, sha256(png))
+        for (index, file), png in zip(stack.items(), contents)
+    ]
 
 
 def _volume_subjects(
@@ -123,14 +120,15 @@ def _volume_subjects(
             faults.append(f"{present.name}: its .{missing[0]} is missing; both are needed.")
         else:
             volume = [file_of[part] for part in parts]
-            make_slices = functools.partial(_slices_of_volume, stack_from, volume)
+            make_slices = partial(_slices_of_volume, stack_from, volume)
             subjects.append(Subject(case, f"MR{session}", tuple(volume), make_slices))
     return subjects, remarks, faults
 
 
-def _slices_of_volume(stack_from: Callable, files: list[SourceFile]) -> list[Slice]:
+def _slices_of_volume(
+    stack_from: Callable, files: list[SourceFile], contents: list[bytes]
+) -> list[Slice]:
     """The slices of a volume; the manifest names the last of its files."""
-    contents = [file.content() for file in files]
     source, digest = files[-1].name, sha256(contents[-1])
     try:
         stack, remark = stack_from(*contents)
@@ -162,12 +160,12 @@ def _picture_subjects(source: Path, files: list[SourceFile], pattern: str) -> Su
             )
         else:
             stacks[case, session] = {number: pictures[number] for number in chosen}
-    orientation, remark = _find_orientation(stacks.values())
+    orientation, remark, frame = _find_orientation(stacks.values())
     if orientation != UPRIGHT:
         remark = f"{remark} Turned by {_angle(orientation)}."
     subjects = []
     for (case, session), stack in stacks.items():
-        make_slices = functools.partial(_slices_of_pictures, stack, orientation)
+        make_slices = partial(_slices_of_pictures, stack, orientation, frame)
         subjects.append(Subject(case, f"MR{session}", tuple(stack.values()), make_slices))
     remarks.append(
         f"Pictures {chosen[0]} to {chosen[-1]}, the middle 32 numbers, in the scanner's frame: "
@@ -185,23 +183,34 @@ def _first_scan(pictures: dict[str, SourceFile]) -> Stack:
     return scans[min(scans)]
 
 
-def _slices_of_pictures(stack: Stack, orientation: tuple[int, int]) -> list[Slice]:
+def _slices_of_pictures(
+    stack: Stack, orientation: tuple[int, int], frame: tuple[int, int], contents: list[bytes]
+) -> list[Slice]:
     """Pictures in grey, turned into the course's orientation, in the middle of the frame."""
     turns, order = orientation
-    slices, faults = [], []
-    for index, (number, file) in enumerate(sorted(stack.items(), reverse=order < 0)):
+    pictures = [np.rot90(pixels, turns).copy() for pixels in _decode(stack, contents, frame)]
+    _check_orientation(stack, pictures[::order])
+    slices = [
+        Slice(-1, _png_in_frame(pixels), f"number {number}", file.name, sha256(content))
+        for (number, file), content, pixels in zip(stack.items(), contents, pictures)
+    ]
+    return [slice_._replace(slice=index) for index, slice_ in enumerate(slices[::order])]
+
+
+def _decode(
+    stack: Stack, contents: list[bytes], frame: tuple[int, int] | None = None
+) -> list[np.ndarray]:
+    """The pixels of all pictures; raises `SliceDataError` with a sentence for each unusable one."""
+    arrays, faults = [], []
+    for file, content in zip(stack.values(), contents):
         try:
-            content = file.read()
-            pixels = np.rot90(_pixels(content), turns)
+            arrays.append(_pixels(content, frame))
         except UNREADABLE as error:
             reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
-            faults.append(f"{file.name}: not a readable image ({reason}); download it again.")
-        else:
-            png = _png_in_frame(np.ascontiguousarray(pixels))
-            slices.append(Slice(index, png, f"number {number}", file.name, sha256(content)))
+            faults.append(f"{file.name}: not a usable picture ({reason}); replace it.")
     if faults:
         raise SliceDataError(faults)
-    return slices
+    return arrays
 
 
 def _first_sessions(
@@ -227,20 +236,30 @@ def _first_sessions(
     return chosen, [f"{repeated} repeated sessions left out."] if repeated else [], faults
 
 
-def _find_orientation(stacks: Iterable[Stack]) -> tuple[tuple[int, int], str]:
-    """The turns and the order that make stacks upright (see `orientation_of`), and a remark."""
+def _find_orientation(stacks: Iterable[Stack]) -> tuple[tuple[int, int], str, tuple | None]:
+    """What makes stacks upright (see `orientation_of`), a remark, and the first picture's shape."""
     complete = [stack for stack in stacks if len(stack) == SLICES_PER_SUBJECT]
     arrays = []
     for stack in complete[:ORIENTATION_SUBJECTS]:
         with contextlib.suppress(*UNREADABLE):  # reported with the faults of its subject
-            arrays.append(np.stack([_pixels(stack[index].read()) for index in sorted(stack)]))
+            arrays.append(np.stack([_pixels(file.read()) for file in stack.values()]))
     alike = [array for array in arrays if array.shape == arrays[0].shape]
+    shape = alike[0].shape[1:] if alike else None
     if alike and (orientation := volumes.orientation_of(np.mean(alike, axis=0))):
-        return orientation, "Orientation checked against the MNI152 template."
-    return UPRIGHT, (
-        "Orientation not checked: no subject with 32 slices resembles the MNI152 template enough; "
-        "look at the montage."
-    )
+        return orientation, "Orientation checked against the MNI152 template.", shape
+    remark = "Orientation not checked: no subject with 32 slices resembles the MNI152 template "
+    return UPRIGHT, f"{remark}enough; look at the montage.", shape
+
+
+def _check_orientation(stack: Stack, pictures: list[np.ndarray]) -> None:
+    """Raises `SliceDataError` where all slices of a subject are clearly not upright."""
+    if len(pictures) == SLICES_PER_SUBJECT:
+        orientation = volumes.orientation_of(np.stack(pictures)) or UPRIGHT
+        if orientation != UPRIGHT:
+            name, angle = stack[min(stack)].name, _angle(orientation)
+            raise SliceDataError(
+                [f"{name}: other orientation than in other subjects; turn the subject by {angle}."]
+            )
 
 
 def _angle(orientation: tuple[int, int]) -> str:
@@ -248,8 +267,19 @@ def _angle(orientation: tuple[int, int]) -> str:
     return f"{90 * turns} degrees{', from the top down' if order < 0 else ''}"
 
 
-def _pixels(content: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(content)) as picture:
+def _pixels(content: bytes, frame: tuple[int, int] | None = None) -> np.ndarray:
+    """uint8 (height, width) of an opaque grey picture with 8 bits; raises ValueError for others."""
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+        shape = picture.height, picture.width
+        if shape != (frame or shape) or max(shape) > MAX_SIDE:
+            size = f"{picture.width} x {picture.height}"
+            raise ValueError(f"{size} pixels; expected one size, at most {MAX_SIDE} a side")
+        depth = content[24] if picture.format == "PNG" else 8  # Pillow reduces 16 bits to 8
+        if depth != 8 or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+            raise ValueError(f"{depth} bits, mode {picture.mode}; expected 8-bit grey or colour")
+        *channels, alpha = picture.convert("RGBA").split()
+        if np.ptp(channels, axis=0).max() > MAX_TINT or np.min(alpha) < 255:
+            raise ValueError("coloured or transparent; expected grey and opaque pixels")
         return np.asarray(picture.convert("L"))
 
 
@@ -266,7 +296,7 @@ def _png_in_frame(pixels: np.ndarray) -> bytes:
 
 FIND = {
     "layout": _layout_subjects,
-    "T88_111": functools.partial(_volume_subjects, volumes.stack_from_t88, ("hdr", "img")),
-    "neurite-oasis": functools.partial(_volume_subjects, volumes.stack_from_neurite, ("nii.gz",)),
+    "T88_111": partial(_volume_subjects, volumes.stack_from_t88, ("hdr", "img")),
+    "neurite-oasis": partial(_volume_subjects, volumes.stack_from_neurite, ("nii.gz",)),
     "pictures": _picture_subjects,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from oasis_helpers.convert.archives import SourceFile
-from oasis_helpers.data import SPLITS, SliceDataError
+from oasis_helpers.data import SLICES_PER_SUBJECT, SPLITS, SliceDataError
 
 HELD_OUT = 0.1  # fraction of the subjects in each of validate and test
 
@@ -29,13 +30,17 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject of a source; `make_slices` raises `SliceDataError` for unusable files."""
+    """One subject of a source; `make_slices` gets the contents of `files`.
+
+    It raises `SliceDataError` for unusable files.
+    """
 
     case: int
     session: str
     files: tuple[SourceFile, ...]
-    make_slices: Callable[[], list[Slice]]
+    make_slices: Callable[[list[bytes]], list[Slice]]
     split: str = ""
+    indices: tuple[int, ...] = tuple(range(SLICES_PER_SUBJECT))  # of the slices
 
 
 def assign_splits(subjects: list[Subject], seed: int, table: str | Path | None) -> list[Subject]:
@@ -68,16 +73,25 @@ def _random_splits(cases: list[int], seed: int) -> dict[int, str]:
 
 
 def read_splits(path: Path) -> dict[int, str]:
-    """{case: split} of a CSV file; raises `SliceDataError` with a sentence for every bad line."""
+    """{case: split} of a CSV file, as Excel writes it as well (BOM, semicolons or tabs).
+
+    Raises `SliceDataError` with a sentence for every bad line.
+    """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        if not path.is_file():  # reading a device may have no end
+            raise OSError("no regular file is there")
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            delimiter = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise SliceDataError([f"{path}: not a readable table ({error})."]) from error
     split_of, faults = {}, []
     for line, row in enumerate(rows, start=2):
-        case, split = row.get("case") or "", row.get("split")
-        if not case.isdigit() or split not in SPLITS:
+        case, split = ((row.get(column) or "").strip() for column in ("case", "split"))
+        if not any(row.values()):  # Excel keeps empty rows
+            continue
+        if not re.fullmatch("[0-9]{1,9}", case) or split not in SPLITS:
             faults.append(
                 f"{path}: line {line} has case {case!r} and split {split!r}; expected a number "
                 f"and one of {', '.join(SPLITS)}."

@@ -18,7 +18,9 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
@@ -37,6 +39,7 @@ RECORD = "cohort.json"
 MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
 MAX_SUBJECTS = 999  # case_NNN
+SCRAP_AGE = 3600  # seconds; making a cohort takes minutes
 MAX_WORKERS = 8  # a subject in the making holds about 100 MB
 
 FRAME = 256  # pixels a side
@@ -133,6 +136,9 @@ def make_cohort(
         raise ValueError(f"workers must be 1 or more, or None, not {workers}.")
     _check_seed(seed)
 
+    for scrap in root.parent.glob(f".{root.name}-*"):  # a killed process may have left it
+        if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
+            shutil.rmtree(scrap, ignore_errors=True)
     if _is_made(root, subjects, seed):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)

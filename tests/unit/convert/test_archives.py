@@ -9,6 +9,7 @@ import pytest
 
 from oasis_helpers import load_slices
 from oasis_helpers.convert import archives, convert
+from oasis_helpers.convert.subjects import read_splits
 from oasis_helpers.data import SliceDataError
 from tests.unit.convert.examples import faults_of, layout_of, write_files, write_zip
 
@@ -64,13 +65,27 @@ def test_missing_and_unreadable_sources_are_rejected(tmp_path):
     path = tmp_path / "oasis.tar.gz"
     path.write_bytes(b"moved to another address")
     assert "not a readable archive" in faults_of(path, tmp_path / "target")[0]
-    assert "not there; give a folder" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
+    assert (
+        "no file and no folder; give one" in faults_of(tmp_path / "nowhere", tmp_path / "target")[0]
+    )
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    assert "not there; give a folder" in faults_of(loop, tmp_path / "target")[0]
+    assert "no file and no folder; give one" in faults_of(loop, tmp_path / "target")[0]
 
 
-def test_links_between_folders_are_ignored(cohort_root, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no FIFOs")
+def test_fifos_are_never_opened(tmp_path):
+    source = write_files(tmp_path / "source", {"notes.txt": b"x"})
+    for name in ("OAS1_0001_MR1_mpr_t88_masked_gfc.hdr", "more.zip", "../splits.csv"):
+        os.mkfifo(source / name)
+    (source / "case.png").symlink_to("/dev/zero")
+    (fault,) = faults_of(source, tmp_path / "target")
+    assert "1 files, none of them known" in fault
+    with pytest.raises(SliceDataError, match="not a readable table"):
+        read_splits(tmp_path / "splits.csv")
+
+
+def test_links_that_lead_back_are_not_followed(cohort_root, tmp_path):
     source = write_files(tmp_path / "source", layout_of(cohort_root, 1))
     (source / "circle").symlink_to(source)
     target = convert(source, tmp_path / "target")

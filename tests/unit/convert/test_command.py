@@ -27,8 +27,24 @@ def test_the_command_describes_what_it_wrote(run, cohort_root, tmp_path, capsys)
     assert f"OASIS_DATA_DIR={tmp_path / 'slices'} make run" in printed
 
 
+def test_the_printed_command_is_quoted_and_holds_a_full_path(
+    run, cohort_root, tmp_path, capsys, monkeypatch
+):
+    path = write_zip(tmp_path / "slices.zip", layout_of(cohort_root, 1))
+    monkeypatch.chdir(tmp_path)
+    run(path, "my slices; ls")
+    assert f"OASIS_DATA_DIR='{tmp_path}/my slices; ls' make run" in capsys.readouterr().out
+
+
+def test_very_long_names_end_it_with_a_sentence(run, cohort_root, tmp_path):
+    path = write_zip(tmp_path / "slices.zip", layout_of(cohort_root, 1))
+    for length in (250, 300):
+        with pytest.raises(SystemExit, match="File name too long"):
+            run(path, tmp_path / ("x" * length))
+
+
 def test_faults_of_a_source_end_it_with_their_sentences(run, tmp_path):
-    with pytest.raises(SystemExit, match="nowhere: not there; give a folder"):
+    with pytest.raises(SystemExit, match="nowhere: no file and no folder; give one"):
         run("nowhere", tmp_path / "slices")
 
 

@@ -3,14 +3,27 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from oasis_helpers.convert import convert, output
+from oasis_helpers.convert import convert, describe, output
 from oasis_helpers.data import LAYOUT_FOLDER
-from tests.unit.convert.examples import analyze, faults_of, layout_of, t88_name, write_zip
+from tests.unit.convert.examples import (
+    COLUMNS,
+    ROWS,
+    analyze,
+    faults_of,
+    layout_of,
+    t88_name,
+    write_files,
+    write_zip,
+)
 
 
 def test_the_manifest_lists_the_source_of_every_slice(converted, disc):
@@ -69,7 +82,7 @@ def test_targets_are_never_overwritten(cohort_root, tmp_path):
     with pytest.raises(FileExistsError, match=r"holds another conversion \(other source, files"):
         convert(other, target)
     next(target.rglob("*_slice_3.nii.png")).unlink()
-    with pytest.raises(FileExistsError, match="lacks 1 files of its manifest"):
+    with pytest.raises(FileExistsError, match="of subject 001 have changed since the conversion"):
         convert(path, target)
 
 
@@ -101,3 +114,113 @@ def test_a_conversion_of_another_version_is_left_alone(cohort_root, tmp_path):
     (target / output.PLAN).write_text(json.dumps(plan | {"version": 1}))
     with pytest.raises(FileExistsError, match=r"another conversion \(other version\)"):
         convert(path, target)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def source(cohort_root, tmp_path):
+    """The course's layout with one subject in each split."""
+    return write_files(tmp_path / "source" / LAYOUT_FOLDER, layout_of(cohort_root, 1)).parent
+
+
+@pytest.fixture
+def unfinished(source, tmp_path, monkeypatch):
+    """The folder of a conversion of `source` that was interrupted at its very end."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(output, "finish", interrupt)
+        convert(source, tmp_path / "slices")
+    return tmp_path / "slices.unfinished"
+
+
+def test_a_volume_of_the_same_size_is_converted_again(disc, volume_of_case, tmp_path, monkeypatch):
+    source = shutil.copytree(disc, tmp_path / "disc1")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(output, "finish", interrupt)
+        convert(source, tmp_path / "slices")
+    exchanged = volume_of_case[5] // 2
+    (source / f"{t88_name(5)}.img").write_bytes(analyze(exchanged)[1])
+    target = convert(source, tmp_path / "slices")
+    (path,) = target.rglob("case_005_slice_9.nii.png")
+    assert np.array_equal(np.asarray(Image.open(path))[ROWS, COLUMNS], exchanged[:, :, 84].T)
+
+
+def test_a_finished_target_is_compared_with_its_source(disc, tmp_path):
+    source = shutil.copytree(disc, tmp_path / "disc1")
+    target = convert(source, tmp_path / "slices")
+    header = source / f"{t88_name(98)}.hdr"
+    header.write_bytes(header.read_bytes()[:-1] + b"x")
+    with pytest.raises(FileExistsError, match="of subject 098 have changed since the conversion"):
+        convert(source, target)
+
+
+def test_a_damaged_slice_of_a_finished_target_is_noticed(source, tmp_path):
+    target = convert(source, tmp_path / "slices")
+    path = next(target.rglob("case_001_slice_3.nii.png"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileExistsError, match="of subject 001 have changed since the conversion"):
+        convert(source, target)
+
+
+@pytest.mark.parametrize("damaged", ["", "file,sha256\n", None])
+def test_a_damaged_manifest_loses_no_subject(source, unfinished, damaged, tmp_path):
+    manifest = unfinished / output.MANIFEST
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:40]) + lines[41] if damaged is None else damaged)
+    target = convert(source, tmp_path / "slices")
+    assert len(output.read_manifest(target)) == 96
+
+
+def test_files_of_a_user_in_the_unfinished_folder_stay(source, unfinished, tmp_path):
+    (unfinished / ".records").mkdir()
+    (unfinished / ".records" / "notes.txt").write_text("all of it")
+    target = convert(source, tmp_path / "slices")
+    assert (target / ".records" / "notes.txt").read_text() == "all of it"
+
+
+def test_a_target_that_looks_empty_is_used(source, tmp_path):
+    (tmp_path / "slices").mkdir()
+    (tmp_path / "slices" / ".DS_Store").write_bytes(b"of macOS")
+    target = convert(source, tmp_path / "slices")
+    assert len(list(target.rglob("*.nii.png"))) == 96
+    assert not (tmp_path / "slices.unfinished").exists()
+
+
+def test_a_target_that_is_a_link_is_followed(source, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "slices")
+    assert convert(source, tmp_path / "link") == tmp_path / "slices"
+    assert len(list((tmp_path / "slices").rglob("*.nii.png"))) == 96
+
+
+@pytest.mark.parametrize("target", ["", ".", "..", "/", "~nobody-of-this-name/slices"])
+def test_targets_without_a_name_are_rejected(source, target):
+    with pytest.raises(ValueError, match=r"names no folder to make|no such home folder"):
+        convert(source, target)
+
+
+def test_one_process_at_a_time_writes_a_target(source, tmp_path):
+    with output.lock(tmp_path / "slices"), ThreadPoolExecutor(1) as other:
+        with pytest.raises(BlockingIOError, match="Another process is converting into"):
+            other.submit(convert, source, tmp_path / "slices").result()
+
+
+def test_a_full_disk_names_the_file(source, tmp_path, monkeypatch):
+    def write(path, content, real=Path.write_bytes):
+        if "_slice_5" in path.name:
+            raise OSError(28, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError) as caught:
+        convert(source, tmp_path / "slices")
+    assert Path(caught.value.filename).name == "case_001_slice_5.nii.png"
+    assert Path(caught.value.filename).is_relative_to(tmp_path / "slices.unfinished")
+
+
+def test_names_that_are_not_utf_8_are_escaped(source, tmp_path):
+    (source / LAYOUT_FOLDER).rename(os.fsdecode(os.fsencode(source) + b"/Gr\xf6\xdfe"))
+    target = convert(source, tmp_path / "slices")
+    assert output.read_manifest(target)[0]["source"].startswith(r"Gr\udcf6\udcdfe/keras")
+    assert describe(target).isascii()

@@ -94,16 +94,38 @@ def test_pictures_with_subject_identifiers_are_turned_and_framed(pictures, pngs,
 def test_missing_and_damaged_pictures_are_reported(pictures, tmp_path):
     (pictures / "Mild Dementia" / "OAS1_0098_MR1_mpr-1_110.jpg").write_bytes(b"no JPEG")
     other = pictures / "Mild Dementia" / "OAS1_0110_MR1_mpr-1_120.jpg"
-    for damaged in (b"", b"no JPEG"):
+    for damaged, sentence in (
+        (b"", "empty"),
+        (b"no JPEG", "not a usable picture (no known format)"),
+    ):
         other.write_bytes(damaged)
         faults = faults_of(pictures, tmp_path / "slices")
-        assert len(faults) == 2
-        assert all("not a readable image (no known format)" in fault for fault in faults)
+        assert len(faults) == 2 and "0098" in faults[0] and sentence in faults[1]
     other.unlink()
     assert "OAS1_0110_MR1 has no picture number 120" in faults_of(pictures, tmp_path / "slices")[0]
 
 
+def test_one_subject_in_another_orientation_is_reported(pictures, pngs, tmp_path):
+    for number in range(100, 134):
+        path = pictures / "Mild Dementia" / f"OAS1_0110_MR1_mpr-1_{number}.jpg"
+        Image.open(path).rotate(180).save(path)
+    (fault,) = faults_of(pictures, tmp_path / "slices")
+    assert "OAS1_0110_MR1_mpr-1_101.jpg: other orientation than in other subjects" in fault
+    assert "turn the subject by 180 degrees." in fault
+
+
 # --------------------------------------------------------------------------------------- layout
+
+
+def test_one_subject_upside_down_in_a_layout_is_reported(cohort_root, tmp_path):
+    files = {
+        name: as_png(np.rot90(np.asarray(Image.open(io.BytesIO(content))), 2))
+        if "test" in name
+        else content
+        for name, content in layout_of(cohort_root, 1).items()
+    }
+    (fault,) = faults_of(write_zip(tmp_path / "slices.zip", files), tmp_path / "target")
+    assert "turn the subject by 180 degrees." in fault
 
 
 def test_layouts_are_copied_unchanged(cohort_root, tmp_path):
@@ -143,7 +165,7 @@ def test_five_files_damaged_in_five_ways_are_reported_at_once(cohort_root, tmp_p
         (b"", "not a readable image (the file is empty)", ""),
         (as_png(pixels, "RGBA"), "mode RGBA; expected 8-bit grey", ""),
         (as_png(pixels[:200, :200]), "200 x 200 pixels; the rest of the split is", ""),
-        (b"a text, not a picture", "not a readable image (no known format)", ""),
+        (b"a text, not a picture", "not a readable image (no PNG file)", ""),
     ]
     files |= {name: content for name, (content, *_) in zip(names, damaged)}
     path = write_zip(tmp_path / "slices.zip", files)

@@ -33,7 +33,9 @@ def test_a_manifest_assigns_splits_as_well(converted):
         ("case,split\n1,train\n2,train\n3,test", "the split validate is empty"),
         ("case,split\n1,train\n1,test\n", "line 3 assigns a second split to subject 1"),
         ("case,split\none,train\n", "line 2 has case 'one' and split 'train'"),
-        ("subject,set\n1,train\n", "line 2 has case '' and split None"),
+        ("subject,set\n1,train\n", "line 2 has case '' and split ''"),
+        ("case,split\n²,train\n", "line 2 has case '²' and split 'train'"),
+        (f"case,split\n{'1' * 5000},train\n", "and split 'train'; expected a number"),
         (None, "not a readable table"),
     ],
 )

@@ -1,6 +1,7 @@
 """The synthetic cohort: its pixels, its layout, and how it treats what is already there."""
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -137,3 +138,12 @@ def test_impossible_numbers_are_refused(tmp_path, refused):
     refused(lambda: make_subject(0), "subject must be 1 or more, not 0.")
     refused(lambda: make_cohort(root, SUBJECTS, seed=-1), "seed must be 0 or more, not -1.")
     refused(lambda: make_cohort(root, SUBJECTS, workers=0), "workers must be 1 or more, or None")
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_later(tmp_path):
+    old, new = tmp_path / ".cohort-old", tmp_path / ".cohort-new"
+    for scrap in (old, new):
+        (scrap / "cohort").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    make_cohort(tmp_path / "cohort", (1, 0, 0))
+    assert not old.exists() and new.exists()

@@ -43,6 +43,12 @@ def header_with_sides(voxels, side):
     return bytes(header)
 
 
+def header_with(voxels, byte, content):
+    header = bytearray(analyze(voxels)[0])
+    header[byte : byte + len(content)] = content
+    return bytes(header), analyze(voxels)[1]
+
+
 NOISE = np.random.default_rng(0)
 UNUSABLE = {
     "small": (
@@ -77,6 +83,13 @@ UNUSABLE = {
         lambda v: (header_with_sides(v, 30000), analyze(v)[1]),
         "its header promises 30000 x 30000 x",
     ),
+    "no depth": (lambda v: header_with(v, 46, bytes(2)), "0 voxels; expected three axes"),
+    "unknown type": (lambda v: header_with(v, 70, b"\x7f\x7f"), "not a readable volume"),
+    "no bytes": (lambda v: (b"", b""), "not a readable volume"),
+    "too large for 32 bits": (
+        lambda v: analyze(np.where(v, 1e300, 0)),
+        "voxels that are not finite",
+    ),
     "negative": (
         lambda v: (header_with_sides(v, -5), analyze(v)[1]),
         "not a readable volume|voxels; expected",
@@ -99,16 +112,27 @@ def without_first_axis(nifti):
     return nifti[:280] + bytes(16) + nifti[296:]
 
 
+def nifti_with(byte, content):
+    """A volume of 9 voxels a side with other bytes in its header."""
+    nifti = black_nifti()
+    return gzip.compress(nifti[:byte] + content + nifti[byte + len(content) :])
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        (nifti_with(42, bytes(2)), "not a readable volume"),
+        (nifti_with(42, b"\xff\xff"), "not a readable volume"),
+        (nifti_with(108, np.float32(1e30).tobytes()), "not a readable volume"),
+        (nifti_with(108, np.float32(np.nan).tobytes()), "not a readable volume"),
+        (nifti_with(280, np.float32([np.nan] * 4).tobytes()), "not a readable volume"),
         (b"no gzip", "not a readable volume"),
         (gzip.compress(b"no NIfTI"), "not a readable volume"),
         (gzip.compress(black_nifti()), "in no orientation"),
         (gzip.compress(without_first_axis(black_nifti())), "not a readable volume"),
         (gzip.compress(bytes(volumes.MAX_BYTES + 2), 1), "unpacks to more than 256 MiB"),
     ],
-    ids=["bytes", "gzip", "black", "singular affine", "bomb"],
+    ids="no_side negative far nan nan_affine bytes gzip black singular_affine bomb".split(),
 )
 def test_unusable_neurite_volumes_are_rejected(content, sentence):
     with pytest.raises(volumes.UnusableVolume, match=sentence):
