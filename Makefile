@@ -56,7 +56,7 @@ test-notebooks: environment-dev
 
 # Processes, kills, backends, pages.
 test-integration: environment-dev
-	$(PYTEST) tests/integration
+	$(PYTEST) -n 2 --dist loadfile tests/integration
 
 # Twenty kills of a training, ten thousand maps, two of everything at once.
 test-long: environment-dev

@@ -200,9 +200,11 @@ class CausalAttention(keras.layers.Layer):
             self.project(self.norm(features)),
             (-1, height * width, 3, self.num_heads, self.head_dim),
         )
-        query, key, value = (projected[:, :, part] for part in range(3))
+        # In float32 whatever the policy is: JAX multiplies no float16 here on a processor.
+        query, key, value = (ops.cast(projected[:, :, part], "float32") for part in range(3))
         attended = ops.dot_product_attention(query, key, value, is_causal=True)
         attended = ops.reshape(attended, (-1, height, width, self.num_heads * self.head_dim))
+        attended = ops.cast(attended, projected.dtype)
         return features + self.drop(self.out(attended), training=training)
 
     def get_config(self):

@@ -12,23 +12,28 @@ index (0 = midbrain ... 31 = top of the ventricles) come from the name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import hmac
 import io
+import itertools
 import json
 import os
 import re
+import statistics
 import threading
+import time
 import warnings
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 from tqdm import tqdm
 
 SPLITS = ("train", "validate", "test")
@@ -36,20 +41,19 @@ SLICES_PER_SUBJECT = 32
 LAYOUT_FOLDER = "keras_png_slices_data"
 BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
 CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
+MAX_SIDE, MAX_BYTES = 2048, 2**24  # of a picture; one that declares more pixels is not decoded
+READER = 2  # version of what is cached: raise it whenever the same files give other pixels
+CACHE_DAYS = 90  # that a resized copy stays without being used
 REPOSITORY = Path(__file__).resolve().parents[1]
-UNREADABLE = (  # what reading an image raises, from a folder or from a zip archive
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    RuntimeError,  # encrypted, or compressed in a way that this Python lacks
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+# What reading an image raises, from a folder or a zip archive (RuntimeError: it is encrypted).
+_DAMAGED = (LookupError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, *_DAMAGED)
 
-_NAME = re.compile(r"case_([0-9]{1,9})_slice_([0-9]{1,9})\.nii\.png")
+_NAME = re.compile(r"case_([0-9]{1,9})_slice_([0-9]{1,9})\.nii\.png")  # numbers fit into int32
+_NAMES = "case_NNN_slice_K.nii.png, with up to 9 digits"  # as messages describe them
+_SYSTEM_FILE = re.compile(r"\..*|thumbs\.db|desktop\.ini|icon\r|@eadir|__macosx", re.IGNORECASE)
 _FAULTS_SHOWN = 20
+_size = "{} x {}".format  # for messages
 
 Box = tuple[int, int, int]  # top, left, side of a square, in source pixels
 
@@ -58,10 +62,12 @@ class SliceDataError(ValueError):
     """Slices that cannot be used; the message has one sentence for every fault found."""
 
     def __init__(self, faults: list[str]):
-        self.faults = faults
+        self.faults = [  # a terminal obeys control characters in the names of files
+            "".join(c if c.isprintable() else repr(c)[1:-1] for c in fault) for fault in faults
+        ]
         hidden = len(faults) - _FAULTS_SHOWN
         tail = [f"... and {hidden} more faults."] if hidden > 0 else []
-        super().__init__("\n".join(faults[:_FAULTS_SHOWN] + tail))
+        super().__init__("\n".join(self.faults[:_FAULTS_SHOWN] + tail))
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ class SliceSet:
         slices: int32 (N,), the slice index 0 ... 31.
         split: "train", "validate" or "test".
         root: the folder that was read.
-        crop: (top, left, side) of the square cut from each source picture, or None for the
-            whole frame.
+        crop: (top, left, side) of the square cut from each picture; None for the whole frame.
+        side: of the source pictures that `crop` was measured on, in pixels.
     """
 
     images: np.ndarray
@@ -84,6 +90,7 @@ class SliceSet:
     split: str
     root: Path
     crop: Box | None = None
+    side: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -91,18 +98,12 @@ class SliceSet:
     def of_subject(self, subject: int) -> SliceSet:
         """The slices of one subject, in the order of the slice index."""
         chosen = self.subjects == subject
-        return SliceSet(
-            self.images[chosen],
-            self.subjects[chosen],
-            self.slices[chosen],
-            self.split,
-            self.root,
-            self.crop,
-        )
+        parts = {name: getattr(self, name)[chosen] for name in ("images", "subjects", "slices")}
+        return replace(self, **parts)
 
 
 def load_slices(
-    root: str | Path, split: str, size: int = 80, crop: str | Box | None = None
+    root: str | Path, split: str, size: int = 80, crop: str | Box | None = None, side: int = 0
 ) -> SliceSet:
     """Reads, checks and resizes one split; the second call for the same files is instant.
 
@@ -110,48 +111,42 @@ def load_slices(
         root: the folder that holds `keras_png_slices_data/`, or that folder itself.
         split: "train", "validate" or "test".
         size: side of the square pictures returned, in pixels (bicubic, antialiased).
-        crop: None for the whole frame, "brain" for the square box that the training split's
-            brains occupy with a small margin, or such a box as (top, left, side) in source
-            pixels.
+        crop: None for the whole frame, "brain" for the box that the training split's brains occupy
+            with a small margin (`brain_box`), or such a box as (top, left, side) in source pixels.
+        side: of the source pictures that weights were trained on and `crop` was measured on. For
+            pictures of another side the box is scaled, with a warning. 0: of these pictures.
 
     Returns:
         A `SliceSet`, sorted naturally: subject 2 before subject 10, slice 2 before slice 10.
 
     Raises:
-        SliceDataError: with one sentence for every fault found: a missing or empty folder, a
-            file that is not a readable image, not 8-bit grey, not square or not of the size of the
-            rest, a name that does not parse, a subject in two splits.
+        SliceDataError: with one sentence for every fault: in folders, names or images, between
+            images (one size) and between subjects (the same slices, one split each).
         ValueError: for a split, size or crop that makes no sense.
     """
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
-    if not isinstance(size, (int, np.integer)):
-        raise ValueError(f"size = {size!r}: expected a whole number of pixels, such as 80.")
-    if size < 8:
-        raise ValueError(f"A size of {size} pixels is too small for a slice: use 8 or more.")
-    if crop not in (None, "brain") and not _is_box(crop):
+    if not isinstance(size, (int, np.integer)) or size < 8:
+        raise ValueError(f"size = {size!r}: expected a whole number of pixels, 8 or more.")
+    is_box = np.shape(crop) == (3,) and np.asarray(crop).dtype.kind in "iu"
+    if not (is_box or crop in (None, "brain")):
         raise ValueError(f'Unknown crop {crop!r}: use None, "brain" or (top, left, side).')
     files = checked_files(root, split)
     if crop == "brain":
-        crop = brain_box(root)
-    paths, settings = list(files.values()), f"{size} {crop}"
-    images = _cached(paths, settings, lambda paths: read_images(paths, size, crop))
-    keys = np.array(list(files), dtype="int32")
-    return SliceSet(
-        images=images.astype("float32")[..., None] / 255,
-        subjects=keys[:, 0],
-        slices=keys[:, 1],
-        split=split,
-        root=Path(root),
-        crop=crop,
-    )
-
-
-def _is_box(crop) -> bool:
-    whole_numbers = isinstance(crop, (tuple, list)) and all(
-        isinstance(number, (int, np.integer)) for number in crop
-    )
-    return whole_numbers and len(crop) == 3
+        crop, side = brain_box(root), 0
+    paths, box = list(files.values()), crop
+    own = declared_size(paths[0])[0]
+    if side and own and own != side:
+        warnings.warn(
+            f"{paths[0].parent}: {own} x {own} pixels; the weights' frame is of {side} x {side}, "
+            "so it is scaled: expected pictures that show as much of the head.",
+            stacklevel=2,
+        )
+        box = crop and tuple(line * own / side for line in crop)
+    images = _cached(paths, f"{size} {box}", lambda paths: read_images(paths, size, box))
+    subjects, indices = np.array(list(files), dtype="int32").T
+    images = images.astype("float32")[..., None] / 255
+    return SliceSet(images, subjects, indices, split, Path(root), crop, side or own)
 
 
 def with_mirrored(images: np.ndarray) -> np.ndarray:
@@ -186,37 +181,41 @@ def fingerprint(slices: SliceSet) -> str:
 def brain_box(root: str | Path) -> Box:
     """The square (top, left, side), in source pixels, that holds every training brain.
 
-    Reads the training split once; raises `SliceDataError` as `load_slices` does.
+    Reads the training split once; raises `SliceDataError` as `load_slices` does. Grey pixels apart
+    from the brains do not count; outside of the box or at the frame's edge they are a warning.
     """
-    folder = _layout_folder(root)
     paths = list(checked_files(root, "train").values())
-    brightest = _cached(paths, "brightest", _brightest)
-    rows, columns = (
-        np.flatnonzero((brightest > 255 * BRAIN_THRESHOLD).any(axis)) for axis in (1, 0)
+    brightest = _cached(
+        paths, "brightest", lambda paths: functools.reduce(np.maximum, open_images(paths))
     )
-    if not len(rows):
-        raise SliceDataError([f"{folder}: every training slice is black; expected brains."])
-    frame = len(brightest)
-    extent = max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1
-    side = min(int(extent) + 2 * CROP_MARGIN, frame)
-    middle = [(int(line[0]) + int(line[-1]) + 1) // 2 for line in (rows, columns)]
+    labels, count = ndimage.label(brightest > 255 * BRAIN_THRESHOLD)
+    if not count:
+        raise SliceDataError([f"{paths[0].parent}: every slice is black; expected brains."])
+    brains = ndimage.find_objects(labels)[np.bincount(labels[labels > 0]).argmax() - 1]
+    frame, extent = len(brightest), max(line.stop - line.start for line in brains)
+    side = min(extent + 2 * CROP_MARGIN, frame)
+    middle = ((line.start + line.stop) // 2 for line in brains)
     top, left = (min(max(centre - side // 2, 0), frame - side) for centre in middle)
+    labels[max(top, 1) : min(top + side, frame - 1), max(left, 1) : min(left + side, frame - 1)] = 0
+    if labels.any():
+        stray = (image[labels > 0].max() > 255 * BRAIN_THRESHOLD for image in open_images(paths))
+        names = [path.name for path, is_stray in zip(paths, stray) if is_stray]
+        warnings.warn(
+            f"{paths[0].parent}: grey pixels at the frame's edge or far from the brains in "
+            f"{len(names)} files, {', '.join(names[:3])}; expected black there: look at them.",
+            stacklevel=2,
+        )
     return top, left, side
 
 
 def _layout_folder(root: str | Path) -> Path:
     root = Path(root)
-    if root.is_file():
-        raise SliceDataError(
-            [
-                f"{root}: this is a file, not a folder; convert an archive "
-                f"with `python -m oasis_helpers convert {root} FOLDER`."
-            ]
-        )
     if not root.is_dir():
-        raise SliceDataError(
-            [f"{root}: this folder is missing; give the one that holds {LAYOUT_FOLDER}/."]
-        )
+        fault = f"this folder is missing; give the one that holds {LAYOUT_FOLDER}/"
+        if root.is_file():
+            command = f"python -m oasis_helpers convert {root} FOLDER"
+            fault = f"this is a file, not a folder; convert an archive with `{command}`"
+        raise SliceDataError([f"{root}: {fault}."])
     inner = root / LAYOUT_FOLDER
     return inner if inner.is_dir() else root
 
@@ -228,166 +227,197 @@ def checked_files(root: str | Path, split: str) -> dict[tuple[int, int], Path]:
     """
     folder = _layout_folder(root)
     files, faults = list_split(folder, split)
-    faults += shared_subjects(folder, split, {subject for subject, _ in files}, SPLITS)
+    others = (o for o in SPLITS if o != split and (folder / f"keras_png_slices_{o}").is_dir())
+    faults += compare_splits(folder, {split: files} | {o: list_split(folder, o)[0] for o in others})
     if faults:
-        raise SliceDataError(faults + open_images(list(files.values()))[1])
-    if not files:
-        raise SliceDataError([empty_split(folder, split)])
+        for _ in open_images(list(files.values()), faults):
+            pass
+        raise SliceDataError(faults)
     return dict(sorted(files.items()))
 
 
-def empty_split(folder: Path, split: str) -> str:
-    """The sentence for a split without files."""
-    folder = folder / f"keras_png_slices_{split}"
-    return f"{folder}: this folder is empty; expected files named case_NNN_slice_K.nii.png."
-
-
 def list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], list[str]]:
-    """The files whose names are valid, and a sentence for every other file."""
+    """The files whose names are valid, and a sentence for every other file, or if there is none."""
     folder = folder / f"keras_png_slices_{split}"
     if not folder.is_dir():
-        raise SliceDataError(
-            [f"{folder}: this folder is missing; the {split} split is expected there."]
-        )
+        raise SliceDataError([f"{folder}: this folder is missing; expected the {split} split."])
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        fault = f"{folder}: this folder cannot be read ({error.strerror}); allow reading it."
+        raise SliceDataError([fault]) from None
     files, faults = {}, []
-    for path in _listed(folder):
-        if path.name.startswith("."):
-            continue
+    for path in paths:
         match = _NAME.fullmatch(path.name)
-        if not match:
-            faults.append(f"{path}: the name does not parse; expected case_NNN_slice_K.nii.png.")
+        key = tuple(map(int, match.groups())) if match else None
+        if _SYSTEM_FILE.fullmatch(path.name):
             continue
-        key = int(match[1]), int(match[2])
-        if key[1] >= SLICES_PER_SUBJECT:
+        elif not match:
+            faults.append(f"{path}: the name does not parse; expected {_NAMES}.")
+        elif key[1] >= SLICES_PER_SUBJECT:
             faults.append(f"{path}: slice index {key[1]}; expected 0 to {SLICES_PER_SUBJECT - 1}.")
         elif key in files:
             faults.append(f"{path}: the same subject and slice as {files[key].name}; keep one.")
-        elif not path.is_file():
-            faults.append(f"{path}: a folder or a link that leads nowhere; expected a PNG file.")
+        elif not path.is_file():  # a pipe or a device is never opened
+            faults.append(f"{path}: not a regular file; expected a PNG file.")
         else:
             files[key] = path
+    if not files and not faults:
+        faults = [f"{folder}: this folder is empty; expected files named {_NAMES}."]
     return files, faults
 
 
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise SliceDataError(
-            [f"{folder}: this folder cannot be read ({error.strerror}); allow reading it."]
-        ) from None
+def compare_splits(folder: Path, layout: dict[str, dict[tuple[int, int], Path]]) -> list[str]:
+    """A sentence for each subject in two splits, which would make test scores false.
 
-
-def shared_subjects(
-    folder: Path, split: str, subjects: set[int], others: Iterable[str]
-) -> list[str]:
-    """One sentence for each subject in two splits, which would make test scores false."""
-    faults = []
-    for other in others:
-        other_folder = folder / f"keras_png_slices_{other}"
-        if other == split or not other_folder.is_dir():
-            continue
-        names = (_NAME.fullmatch(path.name) for path in _listed(other_folder))
-        shared = subjects & {int(name[1]) for name in names if name}
-        faults += [
-            f"{folder}: subject {subject:03d} is in both {split} and {other}; "
-            "keep each subject in one split."
-            for subject in sorted(shared)
-        ]
+    Where there is none: for each subject that lacks slices, and for splits of different sizes.
+    """
+    subjects = {split: sorted({key[0] for key in files}) for split, files in layout.items()}
+    if shared := [
+        f"{folder}: subject {subject:03d} is in both {one} and {other}; "
+        "keep each subject in one split."
+        for one, other in itertools.combinations(layout, 2)
+        for subject in sorted({*subjects[one]} & {*subjects[other]})
+    ]:
+        return shared
+    indices = sorted({index for files in layout.values() for _, index in files})
+    faults = [
+        f"{folder}: subject {subject:03d} of {split} has no slice {', '.join(missing)}, which "
+        "others have; add it, or remove the subject."
+        for split, files in layout.items()
+        for subject in subjects[split]
+        if (missing := [str(index) for index in indices if (subject, index) not in files])
+    ]
+    firsts = [next(iter(files.values())) for files in layout.values() if files]
+    sizes = {path: size for path in firsts if any(size := declared_size(path))}
+    if len(set(sizes.values())) > 1:
+        named = (f"{path.parent.name}/{path.name} of {_size(*sizes[path])}" for path in sizes)
+        faults.append(f"{folder}: {', '.join(named)} pixels; expected one size in all splits.")
     return faults
+
+
+def declared_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a PNG, of which no pixel is read; (0, 0) for what is none."""
+    with suppress(*UNREADABLE), path.open("rb") as file:
+        with Image.open(file, formats=("PNG",)) as picture:
+            return picture.size
+    return 0, 0
 
 
 def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
     """One image as uint8 (height, width), or the sentence that says why not."""
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.mode != "L":
-                return None, f"{path}: mode {picture.mode}; expected 8-bit grey (mode L)."
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES)
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
+            more = " with transparency" if "transparency" in picture.info else ""
+            more = more if content[24] == 8 else f" with {content[24]} bits"
+            if picture.mode != "L" or more:
+                return None, f"{path}: mode {picture.mode}{more}; expected 8-bit grey (mode L)."
+            _verify_rows(content, *picture.size)
             return np.asarray(picture), None
     except UnidentifiedImageError:
-        reason = "no known format" if content else "the file is empty"
+        reason = "no PNG file" if content else "the file is empty"
     except UNREADABLE as error:
         reason = str(error)
     return None, f"{path}: not a readable image ({reason}); copy or download it again."
 
 
-def open_images(paths: list[Path]) -> tuple[list[np.ndarray], list[str]]:
-    """Every image that can be used, and a sentence for each one that cannot."""
+def _verify_rows(content: bytes, width: int, height: int) -> None:
+    """Raises ValueError for a damaged chunk or missing rows of a PNG, which Pillow passes over."""
+    at, packed = 8, []
+    while (kind := content[at + 4 : at + 8]) != b"IEND":
+        end = at + 8 + int.from_bytes(content[at : at + 4])
+        if zlib.crc32(content[at + 4 : end]).to_bytes(4) != content[end : end + 4]:
+            kind = kind.decode("latin-1") or "IEND"
+            raise ValueError(f"its chunk {kind} is damaged or truncated")
+        packed += [content[at + 8 : end]] if kind == b"IDAT" else []
+        at = end + 4
+    row = 1 + width  # interlaced rows are more and shorter: in sum longer, by less than one row
+    rows = len(zlib.decompressobj().decompress(b"".join(packed), 2 * height * row)) // row
+    if rows < height:
+        raise ValueError(f"it holds {rows} of {height} rows")
+
+
+def open_images(paths: list[Path], faults: list[str] | None = None) -> Iterator[np.ndarray]:
+    """Yields every image that can be used; adds a sentence for each other one to `faults`.
+
+    Without `faults`, raises `SliceDataError` at the end. Sizes are read first, so an image of
+    another size than most is never decoded.
+    """
     if not paths:
-        return [], []
-    folder = paths[0].parent
+        return
+    problems = [] if faults is None else faults
+    sizes = [declared_size(path) for path in paths]
+    usual = statistics.mode([size for size in sizes if any(size)] or [(0, 0)])
+    fits, folder = usual[0] == usual[1] <= MAX_SIDE, paths[0].parent
     bar = tqdm(paths, desc=f"reading {folder.name}", unit="slice", leave=False, delay=1)
-    opened = [_open(path) for path in bar]
-    faults = [fault for _, fault in opened if fault]
-    shapes = Counter(picture.shape for picture, _ in opened if picture is not None)
-    usual = shapes.most_common(1)[0][0] if shapes else (0, 0)
-    faults += [
-        f"{path}: {_size(picture.shape)} pixels; the rest of the split is {_size(usual)}."
-        for path, (picture, _) in zip(paths, opened)
-        if picture is not None and picture.shape != usual
+    for path, size in zip(bar, sizes):
+        if not any(size) or (fits and size == usual):
+            picture, fault = _open(path)
+            if fault:
+                problems.append(fault)
+            else:
+                yield picture
+    problems += [
+        f"{path}: {_size(*size)} pixels; the rest of the split is {_size(*usual)}."
+        for path, size in zip(paths, sizes)
+        if any(size) and size != usual
     ]
-    if usual[0] != usual[1]:
-        faults.append(f"{folder}: {_size(usual)} pixels; expected square slices.")
-    return [picture for picture, _ in opened if picture is not None], faults
-
-
-def _read_all(paths: list[Path]) -> list[np.ndarray]:
-    """Opens every image; reports all faults at once."""
-    pictures, faults = open_images(paths)
-    if faults:
-        raise SliceDataError(faults)
-    return pictures
-
-
-def _size(shape: tuple[int, int]) -> str:
-    return f"{shape[1]} x {shape[0]}"
+    if not fits:
+        problems.append(f"{folder}: {_size(*usual)} pixels; expected squares of up to {MAX_SIDE}.")
+    if problems and faults is None:
+        raise SliceDataError(problems)
 
 
 def read_images(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
     """uint8 (N, size, size)."""
-    pictures = _read_all(paths)
-    frame = len(pictures[0])
-    top, left, side = crop or (0, 0, frame)
-    if min(top, left) < 0 or side < 1 or max(top, left) + side > frame:
-        raise ValueError(f"The crop {crop} (top, left, side) leaves the {frame}-pixel frame.")
-    box = (left, top, left + side, top + side)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box))
-            for picture in pictures
-        ]
-    )
-
-
-def _brightest(paths: list[Path]) -> np.ndarray:
-    """uint8 (frame, frame): the maximum over all slices."""
-    return np.maximum.reduce(_read_all(paths))
+    resized = []
+    for picture in open_images(paths):
+        frame = len(picture)
+        top, left, side = crop or (0, 0, frame)
+        if min(top, left) < 0 or side < 1 or max(top, left) + side > frame:
+            raise ValueError(f"The crop {crop} (top, left, side) leaves the {frame}-pixel frame.")
+        square, box = (size, size), (left, top, left + side, top + side)
+        image = Image.fromarray(picture).resize(square, Image.Resampling.BICUBIC, box)
+        resized.append(np.asarray(image))
+    return np.stack(resized)
 
 
 def cache_folder() -> Path:
     """The folder of resized copies: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
-    return Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
+    named = os.environ.get("OASIS_CACHE_DIR")
+    return Path(os.path.expanduser(named)) if named else REPOSITORY / "data" / "cache"
 
 
 def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
-    """`make(paths)`, cached under a key of the source files and of `settings`."""
-    folder = paths[0].parent.resolve()
-    digest = hashlib.sha256(f"{folder} {settings}".encode())
+    """`make(paths)`, cached under a key of the source files and of `settings`.
+
+    The key also holds when each file was changed in any way (ctime), which no program can set. A
+    copy ends with a hash of its key and content: what is damaged or of another kind is made again.
+    """
+    key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
         facts = path.stat()
-        digest.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    cached = cache_folder() / f"{folder.name}-{digest.hexdigest()[:24]}.npy"
-    try:
-        return np.load(cached, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        pass  # missing or damaged: made again below
-    array = make(paths)
+        times = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+        key.update(f"{path.name} {facts.st_size} {times}\n".encode())
+    cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
+    with suppress(OSError):
+        whole = cached.read_bytes() if cached.is_file() else b""
+        if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:
+            with suppress(OSError):  # another user's
+                os.utime(cached)
+            return np.load(io.BytesIO(whole), allow_pickle=False)
+    array, content = make(paths), io.BytesIO()
+    np.save(content, array, allow_pickle=False)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()  # NumPy's own writing to files overlooks that a disk is full
-        np.save(content, array, allow_pickle=False)
-        write_bytes(cached, content.getvalue())
+        content.write(hmac.digest(key.digest(), content.getvalue(), "sha256"))
+        write_bytes(cached, content.getvalue())  # NumPy's own writing overlooks a full disk
+        for path in cached.parent.glob("*keras_png_slices_*.npy"):
+            with suppress(OSError):  # another process's
+                if path.stat().st_mtime < time.time() - CACHE_DAYS * 24 * 3600:
+                    path.unlink()
     except OSError as error:  # slower next time, but nothing is wrong with the slices
         warnings.warn(
             f"{cached.parent}: the resized slices cannot be stored there ({error.strerror}), so "
@@ -434,14 +464,13 @@ def read_json(path: Path) -> dict:
     Raises:
         ValueError: for a missing or damaged file, and for JSON that is not an object.
     """
+    reason = "is no object"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content := json.loads(path.read_text(encoding="utf-8")), dict):
+            return content
     except (OSError, ValueError) as error:
-        content = error
-    if not isinstance(content, dict):
-        reason = f"cannot be read ({content})" if isinstance(content, Exception) else "is no object"
-        raise ValueError(
-            f"{path}: {reason}; expected a JSON file of this course: restore it with git, or "
-            "remove it and make it again."
-        )
-    return content
+        reason = f"cannot be read ({error})"
+    raise ValueError(
+        f"{path}: {reason}; expected a JSON file of this course: restore it with git, or remove it "
+        "and make it again."
+    )

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from oasis_helpers import set_metrics
 from oasis_helpers.convert.synthetic import make_cohort
 from oasis_helpers.data import (
     REPOSITORY,
+    SLICES_PER_SUBJECT,
     SliceSet,
     atomic_write,
     fingerprint,
@@ -34,6 +36,7 @@ FEATURES = REPOSITORY / "data" / "features"  # feature networks, which score set
 RESULTS = REPOSITORY / "data" / "results"
 COHORT = REPOSITORY / "data" / "cohort"
 CHECKPOINTS = REPOSITORY / "build" / "train"  # of unfinished trainings
+NEEDED = {"train": 12, "validate": 3, "test": 3}  # subjects with which every notebook runs
 OTHER_SLICES = (
     "These are not the test slices that the shipped weights were scored on. Some of their subjects "
     "may be training subjects, so scores on them are not results on unseen subjects."
@@ -104,7 +107,15 @@ class Pretrained:
         """The slices of a split in the frame (size and crop) that these weights expect."""
         frame = self.scores["frame"]
         crop = tuple(frame["crop"]) if frame["crop"] else None
-        slices = load_slices(root, split, frame["size"], crop)
+        slices = load_slices(root, split, frame["size"], crop, frame["side"])
+        subjects, indices = (len(np.unique(x)) for x in (slices.subjects, slices.slices))
+        if subjects < NEEDED[split] or indices < SLICES_PER_SUBJECT:
+            needed = "{train} / {validate} / {test}".format(**NEEDED)
+            warnings.warn(
+                f"{root}: fewer than the {needed} subjects (train / validate / test) with "
+                f"{SLICES_PER_SUBJECT} slices each that the notebooks need; some cells will stop.",
+                stacklevel=1,  # one place, so that it is shown once
+            )
         if split == "test" and not self.scored_on(slices):
             warnings.warn(OTHER_SLICES, stacklevel=2)
         return slices
@@ -210,7 +221,7 @@ def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict
     try:
         bits, size = scores["test"]["bits_per_slice"], scores["frame"]["size"]
         same = size == vqvae.size and bits == round(vqvae.bits_per_slice, 1)
-        same &= scores["recipe"] == history["recipe"] and "crop" in scores["frame"]
+        same &= scores["recipe"] == history["recipe"] and {"crop", "side"} < set(scores["frame"])
         same &= scores["weights"] == stages_digest(folder)
     except (KeyError, TypeError):
         same = False

@@ -53,7 +53,7 @@ def untrained(tmp_path_factory):
     pretrained.save_model(prior, folder / "prior.keras")
     scores = {
         "data": "oasis1",
-        "frame": {"size": 16, "crop": None},
+        "frame": {"size": 16, "crop": None, "side": 64},
         "recipe": {"data": "oasis1"},
         "weights": pretrained.stages_digest(folder),
         "test": {"bits_per_slice": round(vqvae.bits_per_slice, 1)},

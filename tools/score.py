@@ -31,6 +31,7 @@ from oasis_helpers.pretrained import (
     data_name,
     data_root,
     load_feature_networks,
+    load_pretrained,
     load_stages,
     stages_digest,
 )
@@ -57,7 +58,7 @@ def score_weights(name: str) -> dict:
     codes = vqvae.encode(training.images)
     scores = {
         "data": recipe.data,
-        "frame": {"size": recipe.size, "crop": training.crop},
+        "frame": {"size": recipe.size, "crop": training.crop, "side": training.side},
         "recipe": history["recipe"],
         "weights": digest,
         "train": {
@@ -89,7 +90,10 @@ def recipe_of(name: str) -> Recipe:
 
 
 def splits_for(name: str) -> dict[str, SliceSet]:
-    """The three splits in the frame of a recipe, from the data set that it is for."""
+    """The three splits in the frame of a recipe, from the data set that it is for.
+
+    Fine-tuning keeps an encoder, and with it the frame that the encoder was trained on.
+    """
     recipe = recipe_of(name)
     if recipe.data != data_name():
         change = "set OASIS_DATA_DIR to" if recipe.data == "oasis1" else "unset OASIS_DATA_DIR for"
@@ -97,6 +101,9 @@ def splits_for(name: str) -> dict[str, SliceSet]:
             f"The weights {name!r} need other data: {change} the {recipe.data} slices."
         )
     root = data_root()
+    if recipe.fine_tunes:
+        base = load_pretrained(recipe.fine_tunes)
+        return {split: base.load_slices(root, split) for split in SPLITS}
     return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
 
 

@@ -23,8 +23,8 @@ from oasis_helpers import data
 from oasis_helpers.data import SliceDataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-PICTURES = (".png", ".jpg", ".jpeg")  # of a tar archive, kept in memory: going back in it is slow
-MAX_KEPT = 2**30  # bytes of them
+PICTURES = (".png", ".jpg", ".jpeg")  # of a tar archive, held in memory: going back in it is slow
+MAX_HELD = 2**30  # bytes of them
 MAX_MEMBER = 256  # MiB that one member of an archive may declare
 MAX_TOTAL = 64  # GiB that all members may declare; a disc of OASIS-1 has about 5 GiB
 SYSTEM_FILES = {"__MACOSX", "Icon\r", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir"}
@@ -119,11 +119,11 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
             links = [stat.S_ISLNK(member.external_attr >> 16) for member in members]
         else:
             archive = open_archives.enter_context(tarfile.open(path))
-            files, kept = [], 0
+            files, held = [], 0
             for m in tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1):
                 read = partial(_read, archive, m)
-                if m.isfile() and m.name.lower().endswith(PICTURES) and kept + m.size < MAX_KEPT:
-                    kept, read = kept + m.size, io.BytesIO(read()).getvalue
+                if m.isfile() and m.name.lower().endswith(PICTURES) and held + m.size < MAX_HELD:
+                    held, read = held + m.size, io.BytesIO(read()).getvalue
                 files.append(SourceFile(m.name, m.size, read))
             _check_end(archive)
             members = archive.getmembers()

@@ -45,7 +45,7 @@ def check_layout(folder: PurePosixPath) -> dict[str, dict[tuple[int, int], PureP
     Raises:
         SliceDataError: with one sentence for every fault in any split.
     """
-    layout, faults, sides = {}, [], {}
+    layout, faults = {}, []
     for split in data.SPLITS:
         try:
             files, wrong = data.list_split(folder, split)
@@ -54,15 +54,10 @@ def check_layout(folder: PurePosixPath) -> dict[str, dict[tuple[int, int], PureP
             faults.append(f"{folder}: without slices of the {split} split; expected {expected}.")
             continue
         layout[split] = dict(sorted(files.items()))
-        pictures, unusable = data.open_images(list(layout[split].values()))
-        faults += wrong + unusable
-        if pictures:
-            sides[split] = len(pictures[0])
-    for number, (split, files) in enumerate(layout.items()):
-        subjects = {subject for subject, _ in files}
-        faults += data.shared_subjects(folder, split, subjects, list(layout)[number + 1 :])
-    if len(set(sides.values())) > 1:
-        faults.append(f"{folder}: splits of several sizes, {sides} pixels; expected one size.")
+        faults += wrong
+        for _ in data.open_images(list(layout[split].values()), faults):
+            pass
+    faults += data.compare_splits(folder, layout)
     if faults:
         raise data.SliceDataError(faults)
     return layout

@@ -109,7 +109,7 @@ def frames_of_512(root):
     write_layout(root, side=512)
 
 
-@source("splits of several sizes, {'train': 64, 'validate': 64, 'test': 96} pixels")
+@source("keras_png_slices_test/case_005_slice_0.nii.png of 96 x 96 pixels")
 def frames_mixed(root):
     write_layout(root, subjects={"train": (1, 2, 3), "validate": (4,)})
     write_layout(root, subjects={"test": (5,)}, side=96)
@@ -123,7 +123,7 @@ def one_dot(root):
     Image.fromarray(pixels).save(file)
 
 
-@source(9)
+@source("subject 001 of train has no slice 1, which others have; add it, or remove the subject.")
 def missing_slices(root):
     (write_layout(root) / "keras_png_slices_train" / "case_001_slice_1.nii.png").unlink()
 
@@ -216,13 +216,13 @@ def link_to_nowhere(root):
     file.symlink_to("nowhere")
 
 
-@source("case_001_slice_0.nii.png: not a usable picture (4 bits, mode L; expected 8-bit")
+@source("case_001_slice_0.nii.png: mode L with 4 bits; expected 8-bit grey (mode L).")
 def grey_of_four_bits(root):
     file = write_layout(root) / "keras_png_slices_train" / "case_001_slice_0.nii.png"
     file.write_bytes(png_of_depth(4, 64, 64))
 
 
-@source("case_001_slice_0.nii.png: not a usable picture (coloured or transparent; expected grey")
+@source("case_001_slice_0.nii.png: mode L with transparency; expected 8-bit grey (mode L).")
 def grey_with_a_transparent_level(root):
     file = write_layout(root) / "keras_png_slices_train" / "case_001_slice_0.nii.png"
     Image.open(file).save(file, transparency=0)

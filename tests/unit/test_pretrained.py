@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from oasis_helpers import load_pretrained, load_slices, pretrained
 from oasis_helpers.data import fingerprint, read_json, write_json
@@ -63,6 +64,29 @@ def test_other_test_slices_than_the_scored_ones_are_a_warning(weights, slice_roo
     models = load_pretrained("oasis1")
     assert models.scored_on(models.load_slices(slice_root, "test"))
     assert not [one for one in recwarn if "scored on" in str(one.message)]
+
+
+@pytest.mark.parametrize("crop", [None, (16, 16, 32)])
+def test_slices_of_another_frame_are_scaled_with_a_warning(weights, slice_root, crop):
+    change_scores(weights / "oasis1", {"frame": {"size": 16, "crop": crop, "side": 64}})
+    models = load_pretrained("oasis1")
+    before = models.load_slices(slice_root, "validate")
+    assert (before.crop, before.side) == (crop, 64)
+    for path in slice_root.rglob("*.png"):
+        Image.open(path).resize((240, 240), Image.Resampling.BICUBIC).save(path)
+    words = r"_validate: 240 x 240 pixels; the weights' frame is of 64 x 64, so it is scaled"
+    with pytest.warns(UserWarning, match=words):
+        scaled = models.load_slices(slice_root, "validate")
+    assert np.abs(scaled.images - before.images).max() < 0.1
+
+
+def test_fewer_subjects_than_the_notebooks_need_are_a_warning(weights, slice_root):
+    words = (
+        r"slices: fewer than the 12 / 3 / 3 subjects \(train / validate / test\) with 32 slices "
+    )
+    for split in ("train", "validate", "test"):
+        with pytest.warns(UserWarning, match=words):
+            load_pretrained("oasis1").load_slices(slice_root, split)
 
 
 def test_weights_without_a_prior(weights):
@@ -209,8 +233,9 @@ def test_broken_weights_are_refused(weights, refused, monkeypatch, break_it, wor
     [
         {"test": {"bits_per_slice": 700.0}},
         {"recipe": {"data": "cohort"}},
-        {"frame": {"size": 80, "crop": None}},
-        {"frame": {"size": 16}},
+        {"frame": {"size": 80, "crop": None, "side": 64}},
+        {"frame": {"size": 16, "side": 64}},
+        {"frame": {"size": 16, "crop": None}},
         {"frame": None},
         {"weights": {"vqvae": "0" * 64, "prior": "0" * 64}},
     ],
@@ -220,6 +245,11 @@ def test_scores_of_other_weights_are_refused(weights, vqvae, prior, refused, mon
     assert load_pretrained("oasis1").vqvae is vqvae
     change_scores(weights / "oasis1", changes)
     refused(lambda: load_pretrained("oasis1"), OTHER)
+
+
+@pytest.mark.parametrize("name", ["cohort", "oasis1", "oasis1-10x10"])
+def test_shipped_weights_know_the_side_of_the_pictures_that_they_were_trained_on(name):
+    assert read_json(pretrained.WEIGHTS / name / "scores.json")["frame"]["side"] == 256
 
 
 # ------------------------------------------------------------------ feature networks, results

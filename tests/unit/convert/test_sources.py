@@ -165,7 +165,7 @@ def test_five_files_damaged_in_five_ways_are_reported_at_once(cohort_root, tmp_p
         (b"", "not a readable image (the file is empty)", ""),
         (as_png(pixels, "RGBA"), "mode RGBA; expected 8-bit grey", ""),
         (as_png(pixels[:200, :200]), "200 x 200 pixels; the rest of the split is", ""),
-        (b"a text, not a picture", "not a readable image (no known format)", ""),
+        (b"a text, not a picture", "not a readable image (no PNG file)", ""),
     ]
     files |= {name: content for name, (content, *_) in zip(names, damaged)}
     path = write_zip(tmp_path / "slices.zip", files)

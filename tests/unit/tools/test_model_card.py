@@ -15,8 +15,8 @@ def test_model_cards_are_made_of_the_scores(name):
     assert card == (WEIGHTS / name / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
-def test_a_card_warns_of_an_older_recipe_and_of_detail_that_is_not_the_patients():
+def test_a_card_warns_of_an_older_recipe_and_of_detail_that_is_not_the_subjects():
     scores = read_json(WEIGHTS / "oasis1" / "scores.json")
-    assert "not the patient's own" in model_card("oasis1", scores)
+    assert "not the subject's own" in model_card("oasis1", scores)
     older = scores | {"recipe": scores["recipe"] | {"seed": 99}}
     assert model_card("oasis1", older) != model_card("oasis1", scores)

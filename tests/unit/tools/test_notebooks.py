@@ -83,7 +83,8 @@ def test_a_folder_that_cannot_be_written_is_the_reason(
 ):
     monkeypatch.setattr(notebooks, "BUILD", open_folder)
     monkeypatch.setattr(notebooks, "series_in", lambda folder: [])
-    (open_folder / "unfinished" / "html").mkdir(parents=True)
+    for kind in ("notebooks", "html", "figures"):
+        (open_folder / "unfinished" / kind).mkdir(parents=True)
     (open_folder / "unfinished").chmod(0o555)
     with as_another_user(), pytest.raises(PermissionError):
         notebooks.run()

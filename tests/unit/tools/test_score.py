@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from oasis_helpers.data import read_json, write_json
 from oasis_helpers.recipes import RECIPES, Recipe
 from tools import score, train
 
@@ -54,6 +55,19 @@ def test_fine_tuning_needs_the_weights_that_it_starts_from(recipe, weights, monk
     monkeypatch.setitem(RECIPES, "fine", Recipe("oasis1", 16, fine_tunes="base"))
     words = "There are no weights named 'base'", "`make train NAME=base` trains them."
     refused(lambda: train.train_weights("fine"), *words, error=FileNotFoundError)
+
+
+def test_fine_tuning_keeps_the_frame_of_the_weights_that_it_starts_from(
+    recipe, weights, monkeypatch
+):
+    monkeypatch.setitem(RECIPES, "fine", Recipe("oasis1", 16, "brain", fine_tunes="tiny"))
+    file = weights / "tiny" / "scores.json"
+    write_json(file, read_json(file) | {"frame": {"size": 16, "crop": [8, 8, 48], "side": 64}})
+    assert {(part.crop, part.side) for part in score.splits_for("fine").values()} == {
+        ((8, 8, 48), 64)
+    }
+    monkeypatch.setitem(RECIPES, "tiny", Recipe("oasis1", 16, "brain"))
+    assert score.splits_for("tiny")["test"].crop == (16, 16, 32), "the box of these brains"
 
 
 @pytest.mark.filterwarnings("ignore:.*the resized slices cannot be stored")
