@@ -414,44 +414,15 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
     return classifier.fit(flat, train.slices)
 
 
-def samples_table(
-    samples: np.ndarray, indices: np.ndarray, train: SliceSet, unseen: SliceSet
-) -> dict[str, dict]:
-    """Whether samples show the slice index they were conditioned on, and are as sharp as real ones.
-
-    Args:
-        samples: float (N, size, size, 1) in [0, 1].
-        indices: int (N,), the slice indices that they were conditioned on.
-        train: fits the classifier.
-        unseen: real slices of other subjects, to compare with.
-
-    Returns:
-        "slices": how many; "slice_index_accuracy": the fraction whose index the classifier
-        predicts to within 3; both for "samples" and for "unseen"; "high_frequency_power": as
-        `high_frequency_power_by_third`.
-    """
-    classifier = slice_index_classifier(train)
-
-    def accuracy(images, truth):
-        predicted = classifier.predict(images.reshape(len(images), -1))
-        return round(float(np.mean(np.abs(predicted - truth) <= INDEX_TOLERANCE)), 4)
-
-    return {
-        "slices": {"samples": len(samples), "unseen": len(unseen)},
-        "slice_index_accuracy": {
-            "samples": accuracy(samples, indices),
-            "unseen": accuracy(unseen.images, unseen.slices),
-        },
-        "high_frequency_power": high_frequency_power_by_third(samples, indices, unseen),
-    }
-
-
 def high_frequency_power_by_third(
     samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
 ) -> list[float]:
     """High-frequency power of samples over that of real slices, by third of the stack.
 
-    Args as for `samples_table`.
+    Args:
+        samples: float (N, size, size, 1) in [0, 1].
+        indices: int (N,), their slice indices.
+        unseen: real slices of other subjects.
     """
 
     def by_third(images, slices):

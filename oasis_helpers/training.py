@@ -46,12 +46,7 @@ UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without sh
 
 
 def train_vqvae(
-    recipe: Recipe,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
+    recipe: Recipe, train: SliceSet, validate: SliceSet, callbacks=(), checkpoint=None, verbose=0
 ) -> tuple[VQVAE, dict]:
     """Trains the first stage on `train`, validated on `validate`; returns it with its history.
 
@@ -73,18 +68,17 @@ def train_vqvae(
 
 
 def finetune_decoder(
-    recipe: Recipe,
+    recipe,
     vqvae: VQVAE,
     train: SliceSet,
     validate: SliceSet,
     callbacks=(),
-    checkpoint: Checkpoint | None = None,
+    checkpoint=None,
     verbose=0,
 ) -> tuple[AdversarialDecoder, dict]:
     """Fine-tunes the decoder of `vqvae`, in place, against a discriminator; codes do not change.
 
-    Returns:
-        The trainer, which holds decoder and discriminator, and its history.
+    Returns the trainer, which holds decoder and discriminator, and its history.
     """
     schedule, images = recipe.decoder_schedule, with_mirrored(train.images)
     model = AdversarialDecoder(vqvae, patch_discriminator(recipe.size, vqvae.region))
@@ -96,31 +90,27 @@ def finetune_decoder(
 
 
 def train_prior(
-    recipe: Recipe,
+    recipe,
     vqvae: VQVAE,
     train: SliceSet,
     validate: SliceSet,
     callbacks=(),
-    checkpoint: Checkpoint | None = None,
+    checkpoint=None,
     verbose=0,
 ) -> tuple[Prior, dict]:
     """Trains the second stage on the codes of `train`; returns it with its history.
 
     Ours also learns the codes of mirrored and shifted slices. Shifted heads keep it from
     memorising its few subjects. But all heads are aligned to an atlas, and generated heads should
-    be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. What is validated and
-    kept is the moving average of its weights (Polyak and Juditsky 1992). The reference is trained
-    as courses teach it.
+    be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. The moving average of its
+    weights is validated and kept (Polyak and Juditsky 1992).
     """
     unshifted = with_mirrored(train.images) if recipe.views > 1 else train.images
     shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.views)]
     codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
     slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
-    validation = (unseen, validate.slices), unseen
-    training = codes, slices, len(unshifted)
-    return fit_prior(
-        recipe, vqvae.num_embeddings, training, validation, callbacks, checkpoint, verbose
-    )
+    data = (codes, slices, len(unshifted)), ((unseen, validate.slices), unseen)
+    return fit_prior(recipe, vqvae.num_embeddings, *data, callbacks, checkpoint, verbose)
 
 
 def fit_prior(
@@ -136,25 +126,17 @@ def fit_prior(
     """`train_prior` on code maps; returns the prior with its history.
 
     Args:
-        recipe: of the prior.
-        num_embeddings: K.
         training: int (N, h, w), code maps of all views; int (N,), their slice indices; and how
             many of them, the first ones, are not shifted.
         validation: ((codes, slice indices), codes).
-        callbacks, checkpoint, verbose: as for `fit`.
         shard: as for `Batches`.
     """
     codes, slices, unshifted = training
     schedule = recipe.prior_schedule
     epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
-    batches = Batches.of(
-        (codes, slices),
-        codes,
-        schedule.batch_size,
-        recipe.seed,
-        shard=shard,
-        unaugmented=(max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted),
-    )
+    unaugmented = max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted
+    options = {"shard": shard, "unaugmented": unaugmented}
+    batches = Batches.of((codes, slices), codes, schedule.batch_size, recipe.seed, **options)
     model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
     callbacks = [*averaging, *callbacks]
     return model, fit(model, batches, schedule.steps, validation, callbacks, checkpoint, verbose)
@@ -180,8 +162,7 @@ def _compiled_prior(recipe: Recipe, num_embeddings: int, grid: tuple[int, int]) 
         optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # XLA halves the time of a step here; stage 1 would take twice as long. PyTorch has no XLA,
-        # and its own compiler takes minutes.
+        # XLA halves the time of a step here; PyTorch's own compiler would take minutes.
         jit_compile=keras.backend.backend() != "torch",
     )
     return model, averaging
@@ -205,7 +186,6 @@ def fit(
         model: compiled.
         batches: of the training data; `fit` gets a new order of them every epoch.
         steps: in all, rounded to whole epochs.
-        validation_data, callbacks, verbose: as for Keras's `fit`.
         checkpoint: where to resume from, and to store the state of every epoch; None for neither.
 
     Returns:
@@ -259,11 +239,7 @@ def learning_rate(peak: float, steps: int) -> keras.optimizers.schedules.Learnin
 
 
 def epochs_for(steps: int, count: int, batch_size: int) -> int:
-    """The number of whole epochs nearest to a number of steps, at least one.
-
-    Raises:
-        ValueError: for a batch that is never full.
-    """
+    """The number of whole epochs nearest to a number of steps, at least one."""
     refuse_batch(batch_size, count)
     return max(1, round(steps / (count // batch_size)))
 
@@ -280,9 +256,8 @@ def refuse_batch(size: int, count: int, workers: int = 1) -> None:
 class Batches(keras.utils.PyDataset):
     """Batches whose order depends only on the seed and the epoch.
 
-    `fit` shuffles arrays with a generator whose state cannot be stored, so a resumed training
-    would see other batches than one that was never interrupted. Examples that do not fill a batch
-    are left out until the next epoch.
+    Keras shuffles with a generator whose state cannot be stored, so a resumed training would see
+    other batches. Examples that do not fill a batch are left out until the next epoch.
 
     Args:
         read: from indices, int (n,), to what `fit` needs, (x, y).
@@ -296,8 +271,7 @@ class Batches(keras.utils.PyDataset):
         threads: `workers` and so on, as for `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: for a batch that is never full or that the workers cannot share evenly, and for
-            `first` outside 1 ... count.
+        ValueError: as `refuse_batch` does, and for `first` outside 1 ... count.
     """
 
     def __init__(
@@ -347,11 +321,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class EpochLines(keras.callbacks.Callback):
-    """Prints one line an epoch: its number, the named values of the logs, seconds.
-
-    Args:
-        names: of values in the logs, e.g. ("loss", "val_ssim").
-    """
+    """Prints one line an epoch: its number, the values of the logs of these names, seconds."""
 
     def __init__(self, names: tuple[str, ...]):
         super().__init__()
@@ -373,11 +343,10 @@ class EpochLines(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Stores the whole state of a training at the start of every epoch, to resume from there.
 
-    Weights, optimizer with its moving averages, the state of every random generator, the curves,
-    and the weights of the best epoch so far are one file, so that they always belong together. The
-    file before it stays as well, in case the newest is damaged. Keras's own `BackupAndRestore`
-    does not restore all of this: after four interruptions, weights differed by 0.017. This must be
-    the last callback, after those that exchange weights.
+    Weights, optimizer, random generators, curves, and the weights of the best epoch so far are one
+    file, so that they belong together. The file before it stays, in case the newest is damaged.
+    Keras's `BackupAndRestore` does not restore all of this: after four interruptions, weights
+    differed by 0.017. This must be the last callback, after those that exchange weights.
 
     Args:
         folder: of the two files.
@@ -392,10 +361,8 @@ class Checkpoint(keras.callbacks.Callback):
     def restore(self, model: keras.Model) -> int:
         """Brings a compiled model to the last stored state; returns the epoch to train.
 
-        Warns of a file that cannot be read and takes the one before it.
-
-        Raises:
-            ValueError: when the stored state is of another model.
+        Warns of a file that cannot be read and takes the one before it; raises ValueError when the
+        stored state is of another model.
         """
         model.optimizer.build(model.trainable_variables)
         for temporary in self.latest.parent.glob(f".*-{self.latest.name}"):
@@ -458,11 +425,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.best = self.model.get_weights()
 
     def take_best(self) -> None:
-        """Gives the model the weights of its best epoch.
-
-        Raises:
-            ValueError: when no epoch had a number to compare.
-        """
+        """Gives the model the weights of its best epoch; ValueError where there is none."""
         if not self.monitor:
             return
         if not self.best:

@@ -118,7 +118,7 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
     number = np.tile(np.arange(SAMPLES_PER_INDEX), SLICES_PER_SUBJECT)
     codes = sample_codes(prior, len(indices), indices, seed=RECIPES[name].seed)
     images = vqvae.decode(codes)
-    scores = {"samples": set_metrics.samples_table(images, indices, training, test)}
+    scores = {"samples": samples_table(images, indices, training, test)}
     if not training.crop:
         return scores
     networks = load_feature_networks(RECIPES[name].data, training)
@@ -134,6 +134,38 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
     }
     memorised = _memorised_fractions(vqvae, codes, images, training, test)
     return scores | {"set_metrics": table, "memorisation": memorised}
+
+
+def samples_table(
+    samples: np.ndarray, indices: np.ndarray, train: SliceSet, unseen: SliceSet
+) -> dict[str, dict]:
+    """Whether samples show the slice index they were conditioned on, and are as sharp as real ones.
+
+    Args:
+        samples: float (N, size, size, 1) in [0, 1].
+        indices: int (N,), the slice indices that they were conditioned on.
+        train: fits the classifier.
+        unseen: real slices of other subjects, to compare with.
+
+    Returns:
+        "slices": how many; "slice_index_accuracy": the fraction whose index the classifier
+        predicts to within 3; both for "samples" and for "unseen"; "high_frequency_power": as
+        `high_frequency_power_by_third`.
+    """
+    classifier = set_metrics.slice_index_classifier(train)
+
+    def accuracy(images, truth):
+        predicted = classifier.predict(images.reshape(len(images), -1))
+        return round(float(np.mean(np.abs(predicted - truth) <= set_metrics.INDEX_TOLERANCE)), 4)
+
+    return {
+        "slices": {"samples": len(samples), "unseen": len(unseen)},
+        "slice_index_accuracy": {
+            "samples": accuracy(samples, indices),
+            "unseen": accuracy(unseen.images, unseen.slices),
+        },
+        "high_frequency_power": set_metrics.high_frequency_power_by_third(samples, indices, unseen),
+    }
 
 
 def _memorised_fractions(

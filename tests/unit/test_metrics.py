@@ -60,7 +60,6 @@ def test_interval_leaves_nan_out():
     assert str(metrics.Estimate(0.5, 0.4, 0.6)) == "0.500 [0.400, 0.600]"
 
 
-
 def test_interval_leaves_subjects_without_a_value_out():
     """Resamples that held such subjects only made it [nan, nan]."""
     values, subjects = np.array([1, np.nan, 3, np.nan]), np.array([2, 5, 7, 9])

@@ -58,9 +58,18 @@ SIZES = {
     "empty region": (lambda: improved_vqvae(0.1, 80, (8, 8, 0, 64)), "is no part of 80 x 80"),
     "three": (lambda: improved_vqvae(0.1, 80, (0, 0, 80)), "is no part of 80 x 80 pixels"),
     "float region": (lambda: improved_vqvae(0.1, 80, (8.0, 8, 64, 64)), "is no part of 80 x 80"),
-    "patch": (lambda: improved_vqvae(0.1, 80, patch=(0, 4)), "cannot be divided into patches of 0 x 8"),
-    "widths": (lambda: improved_vqvae(0.1, 80, widths=()), "widths = (): expected a number of chan"),
-    "K": (lambda: improved_vqvae(0.1, 80, num_embeddings=0), "num_embeddings = 0: expected a whole"),
+    "patch": (
+        lambda: improved_vqvae(0.1, 80, patch=(0, 4)),
+        "cannot be divided into patches of 0 x 8",
+    ),
+    "widths": (
+        lambda: improved_vqvae(0.1, 80, widths=()),
+        "widths = (): expected a number of chan",
+    ),
+    "K": (
+        lambda: improved_vqvae(0.1, 80, num_embeddings=0),
+        "num_embeddings = 0: expected a whole",
+    ),
     "K of the reference": (lambda: reference_vqvae(0.1, 80, 0), "num_embeddings = 0: expected a"),
     "D": (lambda: improved_vqvae(0.1, 80, embedding_dim=0), "embedding_dim = 0: expected a whole"),
     "discriminator": (lambda: patch_discriminator(32, (0, 4, 32, 40)), "is no part of 32 x 32"),

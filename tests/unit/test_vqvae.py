@@ -186,7 +186,10 @@ FITS = {
         lambda x: {"x": Batches.of(255 * x, 255 * x, 4)},
         "fit got values from 0 to",
     ),
-    "size": (lambda x: {"x": x[:, ::2, ::2], "y": x[:, ::2, ::2]}, "shape (8, 16, 16, 1); expected"),
+    "size": (
+        lambda x: {"x": x[:, ::2, ::2], "y": x[:, ::2, ::2]},
+        "shape (8, 16, 16, 1); expected",
+    ),
     "no targets": (lambda x: {"x": x}, "fit needs targets: call fit(images, images)."),
     "weights": (
         lambda x: {"x": x, "y": x, "sample_weight": np.zeros(len(x))},
