@@ -49,18 +49,12 @@ class WorkerLostError(RuntimeError):
     """Another worker was lost; the message says where training resumes."""
 
 
-# ------------------------------------------------------------------------------------ workers
-
-
 def barrier(worker: Worker, name: str) -> None:
     """Returns when all workers have reached the barrier of this name."""
     if worker.count > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
-
-
-# ------------------------------------------------------------------------------------- training
 
 
 class SharedCheckpoint(Checkpoint):
@@ -89,21 +83,9 @@ def fit_together(
     callbacks=(),
     verbose=0,
 ) -> dict[str, list[float]]:
-    """`training.fit` on this worker's part of the batches, with a checkpoint that all can see.
+    """`training.fit` on this worker's batches, with a checkpoint in a folder that all can see.
 
-    Args:
-        model: compiled, and made after `join_workers`.
-        batches: this worker's.
-        steps: rounded to whole epochs.
-        folder: of the checkpoint; training resumes from what it holds.
-        worker: this one.
-        callbacks, verbose: as for `fit`.
-
-    Returns:
-        The curves, {name: [one value an epoch]}.
-
-    Raises:
-        WorkerLostError: when another worker was lost.
+    Args and Returns as for `training.fit`; `WorkerLostError` when another worker was lost.
     """
     with naming_lost_workers(folder, worker):
         checkpoint = SharedCheckpoint(folder, worker)
@@ -135,9 +117,6 @@ def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: i
     indices, uniform, codes = (np.array_split(part, worker.count)[worker.rank] for part in state)
     sampling.fill(codes, uniform, sampling.start(prior, indices))
     return codes.reshape(-1, *prior.grid)
-
-
-# ------------------------------------------------------------------------------- streamed slices
 
 
 @dataclass(frozen=True)
@@ -211,9 +190,6 @@ SIZES = {
         ("256, fine", 256, {"region": (32, 48, 192, 160), **_EIGHTHS}),
     )
 }
-
-
-# -------------------------------------------------------------------- devices under tf.distribute
 
 
 def mirrored(vqvae: VQVAE) -> VQVAE:

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from oasis_helpers.layers import checked_codes, refuse_nan
 from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
 
-
 # The products here have few rows: a second thread of BLAS costs more time than it saves. Threads of
 # Python take turns, because each would restore the number of BLAS threads that another one set.
 _ONE_BY_ONE = threading.RLock()
@@ -171,9 +170,6 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     checked_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
-# -------------------------------------------------------------------------- full forward pass
-
-
 class FullPass:
     """Recomputes the whole network for the whole grid at every position."""
 
@@ -190,9 +186,6 @@ class FullPass:
     def append(self, codes: np.ndarray) -> None:
         self.codes[:, self.position] = codes
         self.position += 1
-
-
-# -------------------------------------------------------------------------------------- cache
 
 
 class GatedCache:
