@@ -104,12 +104,7 @@ def patch_discriminator(size: int, region: Region, filters: int = 64) -> keras.M
     """A network that scores patches of an image: above 0 for real, below for generated.
 
     Its first layer has a stride of 4 pixels (space to depth), which is fast on a processor. A
-    score sees 24 pixels.
-
-    Args:
-        size: side of the images.
-        region: (top, left, height, width) of the part that it sees.
-        filters: channels.
+    score sees 24 pixels of the region (top, left, height, width).
 
     Returns:
         A model from images (N, size, size, 1) in [0, 1] to a list: the features of two layers,

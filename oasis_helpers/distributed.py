@@ -1,11 +1,10 @@
 """Training beyond one laptop: slices streamed from the disk, several workers, several devices.
 
-Nothing here trains by itself. Keras's `fit` does, under `keras.distribution.DataParallel` on the
-JAX backend: every worker holds the whole model and a part of each batch, and what is computed over
-a batch (losses, gradients, the codebook's statistics) is computed over all parts. What remains is
-to give every worker its part, to let one of them write the checkpoint, and to say clearly that a
-worker was lost. For several devices of one machine under `tf.distribute`, `mirrored` adds the sums
-over devices that a layer cannot get from Keras there. `tools.train_together` is the command.
+Keras's `fit` trains, under `keras.distribution.DataParallel` on the JAX backend: every worker holds
+the whole model and a part of each batch, and losses, gradients and the codebook's statistics are
+computed over all parts. What remains is to give every worker its part, to let one of them write the
+checkpoint, and to name a lost worker. For several devices of one machine under `tf.distribute`,
+`mirrored` adds the sums over devices. `tools.train_together` is the command.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def fit_together(
 ) -> dict[str, list[float]]:
     """`training.fit` on this worker's batches, with a checkpoint in a folder that all can see.
 
-    Args and Returns as for `training.fit`; `WorkerLostError` when another worker was lost.
+    The model was made after `join_workers`. Raises `WorkerLostError` when another worker was lost.
     """
     with naming_lost_workers(folder, worker):
         checkpoint = SharedCheckpoint(folder, worker)
@@ -108,11 +107,7 @@ def naming_lost_workers(folder: Path, worker: Worker):
 
 
 def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: int = 0):
-    """This worker's part of the maps that `sample_codes(prior, n, slice_index, seed=seed)` returns.
-
-    Returns:
-        int32 (about n / workers, h, w); all parts, concatenated, are the whole.
-    """
+    """This worker's part, int32 (about n / workers, h, w), of what `sample_codes` returns."""
     state = sampling.initial_state(prior, n, slice_index, None, seed)
     indices, uniform, codes = (np.array_split(part, worker.count)[worker.rank] for part in state)
     sampling.fill(codes, uniform, sampling.start(prior, indices))
@@ -149,11 +144,7 @@ class SliceStream:
         return digest.hexdigest()
 
     def read(self, indices) -> np.ndarray:
-        """The slices of these indices (0 ... N-1), float32 (n, size, size, 1) in [0, 1].
-
-        Raises:
-            SliceDataError: with a sentence for every one of them that cannot be used.
-        """
+        """The slices of these indices, float32 (n, size, size, 1) in [0, 1]; or a SliceDataError."""
         paths = [self.paths[index] for index in indices]
         return data.read_images(paths, self.size, self.crop).astype("float32")[..., None] / 255
 
@@ -161,11 +152,7 @@ class SliceStream:
 def stream_slices(
     root: str | Path, split: str, size: int = 80, crop: str | data.Box | None = None
 ) -> SliceStream:
-    """Finds the slices of one split without reading them; arguments as for `load_slices`.
-
-    Raises:
-        SliceDataError: for a missing or empty folder, and for names that are not valid.
-    """
+    """Finds the slices of one split without reading them; arguments as for `load_slices`."""
     files = data.checked_files(root, split)
     keys = np.array(list(files), dtype="int32")
     box = data.brain_box(root) if crop == "brain" else crop
@@ -193,10 +180,7 @@ SIZES = {
 
 
 def mirrored(vqvae: VQVAE) -> VQVAE:
-    """The same model with a codebook that all devices of a `tf.distribute` strategy agree on.
-
-    Call it inside the strategy's scope.
-    """
+    """The same model with one codebook for all devices; call it inside a strategy's scope."""
     quantizer = MirroredQuantizer.from_config(vqvae.quantizer.get_config())
     parts = vqvae.encoder, quantizer, vqvae.decoder
     copy = MirroredVQVAE(*parts, vqvae.variance, vqvae.ssim_weight, vqvae.region)

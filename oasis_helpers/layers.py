@@ -1,7 +1,6 @@
 """Layers of the VQ-VAE: two vector quantisers, how their codebook is used, a residual block.
 
-Written with `keras.ops`, so that they run on any Keras backend. `oasis_helpers.distributed` has the
-variants for several devices under `tf.distribute`.
+Written with `keras.ops`, for any Keras backend; `distributed` has the variants for several devices.
 """
 
 from __future__ import annotations
@@ -105,8 +104,7 @@ class EMAVectorQuantizer(VectorQuantizer):
     encoder vectors; and the restart of entries that hardly any vector chooses (Lancucki et al.
     2020, arXiv 2005.08520; Dhariwal et al. 2020, Jukebox, arXiv 2005.00341). Start and restart
     sample vectors with probability proportional to their quantisation error, as k-means++ does
-    (Arthur and Vassilvitskii 2007): two thirds of a slice are black, so a uniform sample would
-    mostly pick background.
+    (Arthur and Vassilvitskii 2007): a uniform sample would mostly pick black background.
 
     Args:
         num_embeddings, embedding_dim, commitment_cost: as for `VectorQuantizer`.
@@ -154,9 +152,8 @@ class EMAVectorQuantizer(VectorQuantizer):
     def batch_statistics(self, vectors, codes):
         """What `update` needs of a batch of vectors (..., D) and their codes (...).
 
-        Returns:
-            float (K,), how many vectors chose each entry; float (K, D), their sums; float (K, D),
-            one vector sampled for each entry, in case it has to be restarted.
+        Returns how many vectors chose each entry, float (K,); their sums, float (K, D); and a
+        vector sampled for each entry in case of a restart, float (K, D).
         """
         vectors = ops.stop_gradient(ops.reshape(vectors, (-1, self.embedding_dim)))
         codes = ops.reshape(codes, (-1,))
@@ -199,9 +196,6 @@ class CodebookUsage(keras.metrics.Metric):
     Perplexity, the exponential of the entropy of their frequencies, lies between 1 (one code does
     everything) and K (all codes equally often). Dead codes were not seen at all. Keras resets the
     counts every epoch, so `fit` reports them over a whole split, not over a batch.
-
-    Args:
-        num_embeddings: K.
     """
 
     def __init__(self, num_embeddings: int, **kwargs):
@@ -230,9 +224,7 @@ class CodebookUsage(keras.metrics.Metric):
 class ResidualBlock(keras.layers.Layer):
     """x + conv1x1(relu(conv3x3(relu(x)))): a light residual block (He et al. 2016).
 
-    Args:
-        filters: channels of the input and of the output.
-        hidden: channels between the two convolutions.
+    The input and the output have `filters` channels, between the convolutions there are `hidden`.
     """
 
     def __init__(self, filters: int, hidden: int, **kwargs):

@@ -26,18 +26,15 @@ def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, 
     """SSIM and brain SSIM of each image (Wang et al. 2004).
 
     skimage's `structural_similarity` with Gaussian weights, sigma 1.5 pixels,
-    `use_sample_covariance=False` and `data_range=1`. Brain SSIM is the mean of the SSIM map
-    over pixels whose original is above 10 / 255: two thirds of a whole-frame slice are black
-    and score 1 for nothing.
+    `use_sample_covariance=False` and `data_range=1`. Brain SSIM is the mean of the SSIM map over
+    pixels whose original is above 10 / 255: two thirds of a whole-frame slice are black and score
+    1 for nothing.
 
     Args:
-        originals, images: float (N, size, size, 1) in [0, 1].
+        originals, images: float (N, size, size, 1) in [0, 1]; ValueError for others.
 
     Returns:
         Two float64 (N,); brain SSIM is NaN for a black original.
-
-    Raises:
-        ValueError: for different shapes, or values outside [0, 1].
     """
     _refuse_bad_images(originals, images)
     whole, brain = np.empty(len(originals)), np.full(len(originals), np.nan)
@@ -98,12 +95,9 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
     Slices of one subject are alike, so whole subjects are resampled, not slices.
 
     Args:
-        values: float (N,), NaN where a slice has no value.
+        values: float (N,), NaN where a slice has no value; ValueError for infinite or no values.
         subjects: int (N,).
         seed: of the resampling.
-
-    Raises:
-        ValueError: for values and subjects of different lengths, no value, or infinite ones.
     """
     valid = ~np.isnan(values)
     if np.shape(values) != np.shape(subjects) or not valid.any() or np.isinf(values).any():
@@ -130,8 +124,7 @@ _RIM = 3  # pixels of the brain's edge that are left out: it is sharp in any ima
 def inner_brain(images: np.ndarray) -> np.ndarray:
     """Weights that fade from 1 inside the brain to 0 at its edge, float64 (N, size, size).
 
-    The brain (above 10 / 255, holes filled) without its outer 3 pixels, with a soft edge, so
-    that the spectrum of the weighted image shows folds and not the outline.
+    Holes are filled, and the outer 3 pixels left out: the spectrum shows folds, not the outline.
     """
     weights = np.zeros(images.shape[:3])
     for number, image in enumerate(images[..., 0]):
@@ -155,12 +148,7 @@ def _frequency(size: int) -> np.ndarray:
 
 
 def band_power(images: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Power inside the brain in the bands between `BAND_EDGES`, float64 (N, bands).
-
-    Args:
-        images: float (N, size, size, 1) in [0, 1].
-        weights: from `inner_brain`; of these images themselves where not given.
-    """
+    """Power in the bands between `BAND_EDGES`, float64 (N, bands); weights from `inner_brain`."""
     weights = inner_brain(images) if weights is None else weights
     power = np.abs(_inner_spectrum(images, weights)) ** 2
     power /= np.maximum(weights.sum((1, 2), keepdims=True), 1e-12)  # big brains do not count more
@@ -177,14 +165,10 @@ def high_frequency_power(power: np.ndarray) -> np.ndarray:
 def sharpness_table(originals: np.ndarray, images: np.ndarray) -> dict:
     """How much high-frequency detail decoded images have, and whether it agrees with the originals.
 
-    Args:
-        originals, images: float (N, size, size, 1) in [0, 1]; the brain is the originals'.
-
     Returns:
         "high_frequency_power": power above half the Nyquist frequency, as a fraction of the
         originals'; "bands": the same in each band; "high_frequency_correlation": Pearson
-        correlation of both after a high-pass at half the Nyquist frequency, which noise in the
-        wrong place does not raise.
+        correlation of both after a high-pass at half the Nyquist frequency.
     """
     weights = inner_brain(originals)
     powers = [band_power(x, weights) for x in (images, originals)]
@@ -237,14 +221,10 @@ def baseline_bits(
 
     Args:
         train_codes, train_slices: int (N, h, w) and int (N,), what is counted.
-        codes, slices: int (M, h, w) and int (M,), what is scored.
-        num_embeddings: K.
+        codes, slices: int (M, h, w) and int (M,), what is scored, on the same grid.
 
     Returns:
         {"uniform", "marginal", "per position", "per slice index and position"}: mean bits per code.
-
-    Raises:
-        ValueError: for codes outside 0 ... K-1, or maps of different grids.
     """
     for what, maps in (("train_codes", train_codes), ("codes", codes)):
         checked_codes(f"{what} holds", maps, num_embeddings)
@@ -290,8 +270,7 @@ def _smoothed(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     """Scores of a VQ-VAE on every slice of a split: similarity, sharpness, rate, codebook usage.
 
-    Returns:
-        A dict of numbers that JSON can hold; each estimate as [mean, low, high].
+    A dict of numbers that JSON can hold; each estimate is [mean, low, high].
     """
     codes = vqvae.encode(slices.images)
     decoded = vqvae.decode(codes)
@@ -322,9 +301,8 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
     """Bits per code of a prior on a split and of the four baselines counted on `train`.
 
-    Returns:
-        "bits_per_code": [mean, low, high]; "baselines": as `baseline_bits`;
-        "ratio_to_per_position": the first over the per-position baseline.
+    "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`;
+    "ratio_to_per_position" the first over the per-position baseline.
     """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)

@@ -59,7 +59,7 @@ class Prior(keras.Model):
             batch_size: maps in one pass.
 
         Raises:
-            ValueError: for another grid, codes outside 0 ... K-1, an index outside 0 ... 31.
+            ValueError: for arguments out of their range, and for weights that hold NaN.
         """
         codes = np.asarray(codes)
         if codes.ndim != 3 or codes.shape[1:] != self.grid:
@@ -107,10 +107,7 @@ class Prior(keras.Model):
 
 
 def checked_slice_index(slice_index, count: int, allows_no_condition: bool = False) -> np.ndarray:
-    """int32 (count,): one index for each map; ValueError outside 0 ... 31 or of another length.
-
-    `NO_CONDITION` is accepted where the prior allows it.
-    """
+    """int32 (count,), one index for each map; ValueError for another length or outside 0 ... 31."""
     indices = np.asarray(slice_index)
     if indices.ndim > 1 or (indices.ndim == 1 and len(indices) != count):
         raise ValueError(
@@ -201,11 +198,8 @@ class GatedPixelCNN(Prior):
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
-        refuse_below_one(blocks=blocks, num_heads=num_heads, filters=filters)
-        if filters % num_heads:
-            raise ValueError(
-                f"{filters} filters for {num_heads} heads: choose a multiple of {num_heads}."
-            )
+        refuse_below_one(blocks=blocks, num_heads=num_heads)
+        refuse_below_one(filters_per_head=filters // num_heads)
         self.filters, self.blocks, self.num_heads = filters, blocks, num_heads
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.allows_no_condition = condition_dropout > 0
@@ -250,8 +244,7 @@ class GatedPixelCNN(Prior):
     def _previous(embedded):
         """The embedded code just before each position in reading order, across line ends.
 
-        It puts the previous code into every position's features, so that attention, which reads
-        the features of all positions up to its own, sees all earlier codes.
+        It lets attention, which reads all features up to its own position, see all earlier codes.
         """
         _, height, width, filters = embedded.shape
         flat = ops.reshape(embedded, (-1, height * width, filters))

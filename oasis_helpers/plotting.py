@@ -76,8 +76,7 @@ def images(
     """Pictures (n, height, width) or (n, height, width, 1) in rows, with a title above all.
 
     Args:
-        rows: {row's name: pictures}, e.g. slices, their code maps and what these decode to; or
-            pictures alone, which fill rows of `columns` in reading order.
+        rows: {row's name: pictures}, or pictures alone, which fill rows of `columns`.
         titles: above the pictures in reading order; as many as columns title the columns.
         columns: pictures in a row, where rows have no names; all of them by default.
         scales: {row's name: (colour map, lowest, highest)}; other rows are grey from 0 to 1.
@@ -126,9 +125,8 @@ def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: 
     """An animated GIF, as `IPython.display.HTML`: a code map fills up, and its slice beside it.
 
     Args:
-        code_maps: float (frames, h, w), NaN where no code has been sampled yet.
+        code_maps: float (frames, h, w) in 0 ... K-1, NaN where no code has been sampled yet.
         slices: float (frames, height, width) in [0, 1], what the maps decode to.
-        num_embeddings: K, for the colours.
         alt: what the animation shows, in words.
     """
     import base64
@@ -187,12 +185,11 @@ def curves(
 
 
 def bars(panels: Panels, x_label: str = "", highlight: str = "") -> Figure:
-    """Horizontal bars side by side, with their values to three digits.
+    """Horizontal bars side by side, with their values to three digits; one row may be highlighted.
 
     Args:
         panels: {title: {row's name: value}}, or {title: {row's name: {bar's name: value}}} for
             groups of bars; the same rows in each panel.
-        highlight: the row in orange.
     """
     first_panel = next(iter(panels.values()))
     rows, row = list(first_panel), next(iter(first_panel.values()))
@@ -219,11 +216,9 @@ def bars(panels: Panels, x_label: str = "", highlight: str = "") -> Figure:
 
 
 def estimates(panels: Panels, symlog: Sequence[str] = ()) -> Figure:
-    """Means with their intervals side by side.
+    """Means with their intervals, {title: {row's name: (mean, low, high)}}, side by side.
 
-    Args:
-        panels: {title: {row's name: (mean, low, high)}}; the same rows in each panel.
-        symlog: titles of panels whose axis is logarithmic beyond 1, for values far apart.
+    Axes of the panels named in `symlog` are logarithmic beyond 1, for values far apart.
     """
     rows = list(next(iter(panels.values())))
     figure, axes = _panels(panels, 0.42 * len(rows) + 0.8, sharey=True)
@@ -245,11 +240,10 @@ def estimates(panels: Panels, symlog: Sequence[str] = ()) -> Figure:
 def histograms(
     panels: Panels, x_label: str, marks: dict[str, float] | None = None, log: bool = False
 ) -> Figure:
-    """Histograms side by side.
+    """Histograms side by side, without NaN and infinity.
 
     Args:
-        panels: {title: {name: values of any shape}}, which have the same bins in a panel; NaN and
-            infinity are left out.
+        panels: {title: {name: values of any shape}}, which have the same bins in a panel.
         marks: {name: value}, dashed lines.
         log: a logarithmic y axis, so that a rare value stays visible beside a frequent one.
     """
@@ -298,11 +292,10 @@ def maps(
     """Tables of numbers as pictures with one colour bar.
 
     Args:
-        panels: {title: float (height, width)}, NaN where there is nothing to show.
+        panels: {title: float (height, width)}, NaN where there is nothing to show; `columns` a row.
         label: of the colour bar, with its unit.
-        columns: panels in a row.
-        background: float (height, width) in [0, 1], in grey where a panel has nothing to show;
-            its outlines are in white on top of every panel.
+        background: float (height, width) in [0, 1], in grey where a panel has nothing to show; its
+            outlines are in white on top of every panel.
         scale: (colour map, lowest, highest); `viridis` and the extremes of all panels by default.
         axis_labels: of x and y, for panels that are not pictures.
     """
@@ -322,12 +315,9 @@ def maps(
 def points(
     panels: dict[str, tuple], axis_labels: tuple[str, str], cloud: np.ndarray | None = None
 ) -> Figure:
-    """Coloured points in the plane side by side.
+    """Coloured points in the plane, {title: (points (n, 2), values (n,))}; NaN is a grey cross.
 
-    Args:
-        panels: {title: (points (n, 2), values (n,))}; NaN is a grey cross.
-        axis_labels: of x and y.
-        cloud: float (m, 2), small dots behind the points of every panel.
+    A cloud, float (m, 2), is small dots behind the points of every panel.
     """
     figure, axes = _panels(panels, 3.9, sharex=True, sharey=True)
     for axis, (positions, values) in zip(axes.flat, panels.values()):
@@ -364,8 +354,8 @@ def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[i
     """A model as boxes joined by arrows, read from left to right, with its codebook below.
 
     Args:
-        stages: (name, shape, picture), one for each box. A stage without a picture (None) is a
-            network: its box gets smaller before the stage of the codebook, and larger after it.
+        stages: (name, shape, picture), one for each box. A stage without a picture is a network:
+            its box gets smaller before the stage of the codebook, and larger after it.
         codebook: the number of the stage that looks entries up, and the text of the codebook.
     """
     figure, axes = _figure(1, 1, 3.1, subplot_kw=BARE)
@@ -396,8 +386,8 @@ def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[i
 def codebook_plane(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Vectors and codebook entries in the plane: {title: (vectors (n, 2), entries (K, 2))}.
 
-    The background shows the part of the plane that belongs to each entry. Thin lines join
-    vectors, where they are few, to their entries. Entries that no vector chooses are hollow.
+    The background shows each entry's part of the plane. Thin lines join few vectors to their
+    entries. Entries that no vector chooses are hollow.
     """
     everything = np.concatenate([np.concatenate(panel) for panel in panels.values()])
     low, high = everything.min(0), everything.max(0)
@@ -430,8 +420,7 @@ def grid_positions(
     """Grids side by side, the positions coloured by kind, with one legend.
 
     Args:
-        panels: {title: int (rows, columns)}, numbers of kinds, 0 ... len(kinds) - 1.
-        kinds: the names of up to five kinds.
+        panels: {title: int (rows, columns)}, numbers of up to five kinds, 0 ... len(kinds) - 1.
         mark: (row, column) of a position that gets a star in every panel.
         texts: {title: (rows, columns)}, written at the positions of that panel.
     """

@@ -30,7 +30,6 @@ def reference_vqvae(variance: float, size: int = 80, num_embeddings: int = 128) 
     Args:
         variance: of the training images in [0, 1].
         size: side of the slices, a multiple of 8; the code grid has side size / 8.
-        num_embeddings: K.
     """
     encoder, decoder = strided_encoder(size), strided_decoder(size)
     return VQVAE(encoder, VectorQuantizer(num_embeddings, 16), decoder, variance)
@@ -40,14 +39,11 @@ def improved_vqvae(
     variance: float,
     size: int = 80,
     region: Region | None = None,
-    patch: tuple[int, int] = (4, 4),
-    merge: tuple[int, int] = (2, 2),
     num_embeddings: int = 128,
     embedding_dim: int = 16,
-    widths: tuple[int, ...] = (64, 128),
-    blocks: int = 2,
     ssim_weight: float = 3.0,
     seed: int = 0,
+    **networks,
 ) -> VQVAE:
     """Our recipe: small feature maps, a codebook that stays alive, a bounded output.
 
@@ -55,18 +51,12 @@ def improved_vqvae(
         variance: of the training images in [0, 1].
         size: side of the slices in pixels.
         region: (top, left, height, width) that the code grid covers; None for the whole image.
-        patch: height and width of a stem patch in pixels.
-        merge: positions, vertically and horizontally, that each later stage merges into one.
-        num_embeddings: K.
-        embedding_dim: D.
-        widths: channels of the stages, from the stem's grid to the code grid. Every stage after
-            the first merges: with (4, 4) and (2, 2), two stages give one code for 8 x 8 pixels,
-            three give one for 16 x 16. The rate is the number of grid positions times log2 K.
-        blocks: residual blocks on every grid, in the encoder and in the decoder.
+        num_embeddings, embedding_dim: K and D.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of the codebook's random samples.
+        networks: patch, merge, widths and blocks, as for `patch_networks`.
     """
-    encoder, decoder = patch_networks(size, embedding_dim, region, patch, merge, widths, blocks)
+    encoder, decoder = patch_networks(size, embedding_dim, region, **networks)
     quantizer = EMAVectorQuantizer(num_embeddings, embedding_dim, seed=seed)
     return VQVAE(encoder, quantizer, decoder, variance, ssim_weight, region)
 
@@ -115,7 +105,13 @@ def patch_networks(
     sigmoid. Outside the region the image is black by construction.
 
     Args:
-        size, embedding_dim, region, patch, merge, widths, blocks: as for `improved_vqvae`.
+        size, embedding_dim, region: as for `improved_vqvae`.
+        patch: height and width of a stem patch in pixels.
+        merge: positions, vertically and horizontally, that each later stage merges into one.
+        widths: channels of the stages, from the stem's grid to the code grid. Every stage after
+            the first merges: with (4, 4) and (2, 2), two stages give one code for 8 x 8 pixels,
+            three give one for 16 x 16. The rate is the number of grid positions times log2 K.
+        blocks: residual blocks on every grid, in the encoder and in the decoder.
 
     Raises:
         ValueError: for a region outside the image, or one that the patches do not divide.
@@ -162,11 +158,7 @@ def _refuse_size(size: int, multiple: int = 1) -> None:
 
 
 def border_of(region: Region, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The pixels (above, below), (left, right) of a region of an image with sides `size`.
-
-    Raises:
-        ValueError: for a region that is no part of the image.
-    """
+    """The pixels (above, below), (left, right) of a region of an image with sides `size`."""
     whole = len(region) == 4 and all(isinstance(number, (int, np.integer)) for number in region)
     if whole:
         top, left, height, width = region

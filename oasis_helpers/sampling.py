@@ -1,9 +1,8 @@
 """Sampling code maps from a prior, one code after another, fast and exactly.
 
-The usual loop recomputes the whole network for the whole grid at every position, and keeps the
-logits of one position. `GatedCache` computes only what the new position needs and remembers the
-rest (Ramachandran et al. 2017, "Fast Generation for Convolutional Autoregressive Models",
-arXiv 1704.06001). `FullPass` is the usual loop with the same two methods.
+The usual loop (`FullPass`) recomputes the whole network for the whole grid at every position.
+`GatedCache` computes only what the new position needs and remembers the rest (Ramachandran et al.
+2017, "Fast Generation for Convolutional Autoregressive Models", arXiv 1704.06001).
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from tqdm import tqdm
 from oasis_helpers.layers import checked_codes, refuse_nan
 from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
 
-# The products here have few rows: a second thread of BLAS costs more time than it saves. Threads of
-# Python take turns, because each would restore the number of BLAS threads that another one set.
+# The products have few rows: a second thread of BLAS costs time. Threads of Python take turns,
+# because each would restore the number of BLAS threads that another one set.
 _ONE_BY_ONE = threading.RLock()
 
 
@@ -41,9 +40,8 @@ def sample_codes(
     Args:
         prior: a `GatedPixelCNN` or `MaskedPixelCNN`.
         n: number of maps.
-        slice_index: int 0 ... 31 for all maps, or int (n,), one for each; None spreads the
-            maps evenly over all indices, lowest first; `pixelcnn.NO_CONDITION` samples without
-            an index where the prior allows it.
+        slice_index: int 0 ... 31 for all maps, or int (n,), one for each; None spreads the maps
+            evenly over all indices; `pixelcnn.NO_CONDITION` samples without one where possible.
         temperature: above 0; below 1 favours likely codes, 1 is the model's own distribution.
         top_k: keep only the k likeliest codes at each position.
         top_p: keep the likeliest codes that together hold this probability (nucleus sampling,
@@ -51,15 +49,14 @@ def sample_codes(
         known: int (n, h, w) of given codes, -1 where a code is to be sampled.
         seed: of the random numbers.
         batch_size: maps sampled side by side; bounds the memory.
-        cached: False recomputes the full forward pass at every position; a `MaskedPixelCNN`,
-            which has no cache, is always sampled so.
+        cached: False recomputes the full forward pass at every position, as for a `MaskedPixelCNN`.
         progress: shows a bar over positions.
 
     Returns:
         int32 (n, h, w).
 
     Raises:
-        ValueError: for a setting out of its range, with what was expected.
+        ValueError: for a setting out of its range, and for weights that hold NaN.
     """
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
     slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
@@ -72,13 +69,11 @@ def sample_codes(
 
 
 def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:
-    """Replaces every -1 in `codes` by a sampled code, in place, position by position.
+    """Replaces every -1 in `codes`, int (n, positions), by a sampled code, in place.
 
     Args:
-        codes: int (n, positions), -1 where a code is to be sampled.
         uniform: float (n, positions) in [0, 1), the random numbers.
         state: from `start`.
-        temperature, top_k, top_p: as for `sample_codes`.
         bar: its `update` is called after every position.
     """
     temperature = np.clip(float(temperature), 1e-30, 1e30)  # so that float32 can hold quotients
@@ -101,8 +96,8 @@ def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, s
     """What `n` maps start from; the arguments are those of `sample_codes`.
 
     Returns:
-        (slice_index, uniform, codes): int32 (n,); float64 (n, positions) in [0, 1), the random
-        numbers; int32 (n, positions), the known codes and -1.
+        int32 (n,), slice indices; float64 (n, positions) in [0, 1), random numbers; int32
+        (n, positions), the known codes and -1.
     """
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
@@ -191,9 +186,9 @@ class FullPass:
 class GatedCache:
     """Remembers what later positions of a `GatedPixelCNN` need.
 
-    The vertical stack depends on earlier rows only, so it is computed once a row. The horizontal
-    stack is computed once a position, and its contribution to the positions on the right is added
-    there at once. Attention keeps the keys and values of all earlier positions.
+    The vertical stack is computed once a row. The horizontal stack is computed once a position, and
+    its contribution to the positions on the right is added there at once. Attention keeps the keys
+    and values of all earlier positions.
     """
 
     def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
@@ -338,10 +333,7 @@ class _CachedAttention:
 
 
 def _affine(layer):
-    """A layer's product and bias as a function of rows (n, inputs), weights read once into NumPy.
-
-    A convolution's kernel is flattened, so its input is a flattened patch.
-    """
+    """A layer's product and bias as a function of rows (n, inputs), or of flattened patches."""
     kernel = ops.convert_to_numpy(layer.kernel)
     kernel = kernel.reshape(-1, kernel.shape[-1])
     bias = ops.convert_to_numpy(layer.bias) if layer.use_bias else np.float32(0)

@@ -2,12 +2,11 @@
 
 A new brain should differ from every given one, so no score between two images measures it. What is
 compared are sets: generated slices against real ones of test subjects, in the feature space of a
-small network. It was trained on real training slices to predict the slice index, the subject, and
-the kind of corruption. Slices of one subject are nearly copies of each other, so subjects are the
-units everywhere: no pair within a subject counts, and intervals come from leaving subjects out. The
-slices of sample number j, one at each slice index, take the place of a subject. They are
-independent of each other, so a generated set holds more independent images than as many subjects
-give, which favours it in recall and coverage.
+small network, trained on real training slices to predict the slice index, the subject, and the kind
+of corruption. Slices of one subject are nearly copies of each other, so subjects are the units: no
+pair within a subject counts, and intervals come from leaving subjects out. The slices of sample
+number j, one at each slice index, take the place of a subject. They are independent of each other,
+which favours a generated set in recall and coverage.
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from oasis_helpers.data import (
-    BRAIN_THRESHOLD,
-    SLICES_PER_SUBJECT,
-    SliceSet,
-    with_mirrored,
-)
+from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet, with_mirrored
 from oasis_helpers.metrics import (
     RESAMPLES,
     Estimate,
@@ -92,12 +86,7 @@ def corrupted(slices: SliceSet, kinds: list[str], seed: int = 0) -> np.ndarray:
 def feature_layers(shape: tuple[int, int, int], seed: int = 0) -> keras.Model:
     """The feature network before training: four strided convolutions and a dense layer.
 
-    Args:
-        shape: (size, size, 1), of a slice.
-        seed: of the initial weights.
-
-    Returns:
-        A model from float (N, size, size, 1) in [0, 1] to float (N, 64).
+    A model from float (N, size, size, 1) in [0, 1] to float (N, 64); `seed` is of its weights.
     """
     seeds = random.Random(seed)
 
@@ -123,15 +112,7 @@ def standardised(network: keras.Model, train: SliceSet) -> keras.Model:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Slices in feature space.
-
-    Attributes:
-        values: float (N, C).
-        subjects: int (N,), the number of each slice's subject or sample.
-
-    Raises:
-        ValueError: for different lengths, or features that are not finite.
-    """
+    """Slices in feature space: float (N, C), and int (N,), each slice's subject or sample."""
 
     values: np.ndarray
     subjects: np.ndarray
@@ -163,12 +144,8 @@ def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
     as whole sets do (the delete-half jackknife, Shao and Wu 1989), and up to 1.7 times as much
     where the sets are nearly equal: there the interval is conservative.
     """
-    sums = {}
-    for name, (one, other) in {
-        "first": (first, first),
-        "second": (second, second),
-        "across": (first, second),
-    }.items():
+    pairs, sums = {"first": (first, first), "second": (second, second)}, {}
+    for name, (one, other) in (pairs | {"across": (first, second)}).items():
         kernel = polynomial_kernel(one.values.astype("float64"), other.values.astype("float64"))
         sums[name] = _block_sums(kernel, one.subjects, other.subjects)
     sizes = len(sums["first"][0]), len(sums["second"][0])
@@ -247,14 +224,7 @@ def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) 
     """Mean SSIM of slices of different subjects at the same slice index: high means low diversity.
 
     All pairs of subjects; the 95 % interval comes from leaving out each subject in turn
-    (jackknife).
-
-    Args:
-        images: float (N, size, size, 1) in [0, 1].
-        slices, subjects: int (N,).
-
-    Raises:
-        ValueError: for different lengths.
+    (jackknife). Images are float (N, size, size, 1) in [0, 1], slices and subjects int (N,).
     """
     if not len(images) == len(slices) == len(subjects):
         raise ValueError(
@@ -285,8 +255,7 @@ def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) 
 def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """The training slice, as it is or mirrored, that is nearest to each image.
 
-    Returns:
-        float (N,), root mean square difference of pixels; int (N,), the index in `with_mirrored`.
+    Returns root mean square differences, float (N,), and indices in `with_mirrored`, int (N,).
     """
     candidates = with_mirrored(train.images).reshape(2 * len(train), -1)
     flat = images.reshape(len(images), -1)
@@ -295,16 +264,9 @@ def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.
 
 
 def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The training code map that agrees with each code map at the most positions.
+    """The training code map (h, w) that agrees with each code map at the most positions.
 
-    Args:
-        codes, train_codes: int (N, h, w) and (M, h, w).
-
-    Returns:
-        float (N,), the fraction of positions that differ; int (N,), the index in `train_codes`.
-
-    Raises:
-        ValueError: for maps of different grids.
+    Returns the fractions of positions that differ, float (N,), and indices, int (N,).
     """
     if codes.shape[1:] != train_codes.shape[1:]:
         raise ValueError(
@@ -322,8 +284,7 @@ def memorised_fraction(
     """The fraction of samples nearer to a training slice than 99 % of unseen subjects' slices.
 
     The nearest-neighbour memorisation test: by chance the fraction is 1 %, and copies of training
-    slices raise it. The 95 % interval comes from resampling the unseen subjects, a few of which
-    decide the first percentile.
+    slices raise it. The 95 % interval comes from resampling the unseen subjects.
 
     Args:
         distances: float (N,), of generated slices to their nearest training slices.
@@ -393,13 +354,8 @@ def anatomy_distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
 def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
     """A small classifier of the slice index, fitted to real training slices.
 
-    Principal components of the pixels, then a linear discriminant analysis (Fisher 1936).
-
-    Returns:
-        A fitted scikit-learn pipeline; `predict` takes float (N, size * size).
-
-    Raises:
-        ValueError: for slices of fewer than two subjects.
+    Principal components of the pixels, then a linear discriminant analysis (Fisher 1936): a fitted
+    scikit-learn pipeline, whose `predict` takes float (N, size * size).
     """
     flat = train.images.reshape(len(train), -1)
     if len(train) <= len(np.unique(train.slices)):
@@ -448,8 +404,7 @@ def set_table(
     Args:
         networks: {"trained": ..., "random": ...}, from `pretrained.load_feature_networks`.
         real: slices of test subjects.
-        images: float (N, size, size, 1) in [0, 1], the set that is scored.
-        slices, subjects: int (N,).
+        images, slices, subjects: float (N, size, size, 1) in [0, 1], int (N,), int (N,), the set.
 
     Returns:
         Estimates as [mean, low, high]: "kid" in trained and "kid_random" in random features;

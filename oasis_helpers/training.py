@@ -39,7 +39,7 @@ from oasis_helpers.vqvae import VQVAE
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
 WEIGHT_DECAY = 0.02
-UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices; not 1
+UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices
 
 
 def train_vqvae(
@@ -121,6 +121,7 @@ def fit_prior(
     codes, slices, unshifted = training
     schedule = recipe.prior_schedule
     epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
+    # A training of one epoch shows the shifted slices, too.
     unaugmented = max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted
     options = {"shard": shard, "unaugmented": unaugmented}
     batches = Batches.of((codes, slices), codes, schedule.batch_size, recipe.seed, **options)
@@ -457,10 +458,8 @@ def verify_run_signature(
 def file_lock(folder: Path, activity: str) -> Iterator[None]:
     """Lets one process at a time use a folder, for example while "training 'cohort'".
 
-    The operating system releases the lock when the process ends, however it ends.
-
-    Raises:
-        BlockingIOError: when another process uses the folder.
+    The operating system releases the lock when the process ends. Another process gets a
+    BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -114,8 +114,7 @@ class VQVAE(keras.Model):
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Code maps of slices: float (N, size, size, 1) in [0, 1] to int32 (N, h, w).
 
-        Raises:
-            ValueError: for another shape, or values outside [0, 1].
+        Raises ValueError for another shape, values outside [0, 1], and weights that hold NaN.
         """
         images = self._checked("encode", images)
         self._refuse_nan_weights(self.encoder, self.quantizer)
@@ -154,8 +153,7 @@ class VQVAE(keras.Model):
     def decode(self, codes: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Slices of code maps: int (N, h, w) in 0 ... K-1 to float32 (N, size, size, 1) in [0, 1].
 
-        Raises:
-            ValueError: for another shape, or codes outside 0 ... K-1.
+        Raises ValueError for another shape, codes outside 0 ... K-1, and weights that hold NaN.
         """
         codes = np.asarray(codes)
         if codes.shape[1:] != self.code_shape:
@@ -228,15 +226,10 @@ def ssim(first, second, blur):
     """Structural similarity of images in [0, 1], differentiable (Wang et al. 2004).
 
     The same number as `skimage.metrics.structural_similarity` with Gaussian weights, sigma 1.5,
-    `use_sample_covariance=False` and `data_range=1`. The blur is two matrix products, several
-    times faster on a processor than a convolution with one channel.
+    `use_sample_covariance=False` and `data_range=1`. The blur, `gaussian_blur_matrix(size)`, is two
+    matrix products, several times faster on a processor than a convolution with one channel.
 
-    Args:
-        first, second: float (N, size, size, 1) in [0, 1].
-        blur: `gaussian_blur_matrix(size)`.
-
-    Returns:
-        float (N,).
+    Returns float (N,) for two float (N, size, size, 1).
     """
     first, second = ops.squeeze(first, -1), ops.squeeze(second, -1)
     blur = ops.cast(blur, first.dtype)

@@ -178,14 +178,11 @@ def join_workers() -> Worker:
 
     named = {name: os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in SETTINGS}
     found = ", ".join(f"KERAS_DISTRIBUTION_{name}={value}" for name, value in named.items())
-    timer = threading.Timer(
-        PATIENCE,
-        _end,
-        [
-            f"The workers did not find each other within {PATIENCE} seconds ({found}): start all of "
-            "them, each with a rank of its own and with the address of the first one."
-        ],
+    sentence = (
+        f"The workers did not find each other within {PATIENCE} seconds ({found}): start all of "
+        "them, each with a rank of its own and with the address of the first one."
     )
+    timer = threading.Timer(PATIENCE, _end, [sentence])
     timer.daemon = True
     timer.start()
     try:

@@ -172,8 +172,7 @@ def test_the_dtype_policy_is_saved(kind, policy):
 
 
 SIZES = {
-    "filters": ({"filters": 6, "num_heads": 4}, "6 filters for 4 heads: choose a multiple of 4."),
-    "too few": ({"filters": 2, "num_heads": 4}, "2 filters for 4 heads: choose a multiple of 4."),
+    "filters": ({"filters": 2, "num_heads": 4}, "filters_per_head = 0: expected a whole number"),
     "heads": ({"num_heads": 0}, "num_heads = 0: expected a whole number, 1 or more."),
     "blocks": ({"blocks": 0}, "blocks = 0: expected a whole number, 1 or more."),
     "K": ({"num_embeddings": 0}, "num_embeddings = 0: expected a whole number, 1 or more."),
