@@ -52,7 +52,10 @@ EXCEPTIONS = {
     "FileNotFoundError": "Python's",
     "field": "dataclasses.field, in recipes.py",
 }
-PAIRS = {"save_model": "the inverse of `load_model`, which notebooks reach"}
+PAIRS = {  # that a command of tools/ uses, and whose counterparts notebooks use
+    "save_model": "of load_model",
+    "finetune_decoder": "of train_vqvae and train_prior",
+}
 WEIGHTS = re.compile(r"[\w*`{}()]*-faithful")  # names of weights, fixed in DESIGN 3
 
 
