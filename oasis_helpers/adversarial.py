@@ -71,28 +71,22 @@ class AdversarialDecoder(keras.Model):
         discriminator_loss = ops.mean(ops.relu(1 - real_score)) + ops.mean(ops.relu(1 + fake_score))
 
         *fake_features, score = self._fixed_discriminator(y_pred)
-        feature_loss = sum(
-            ops.mean(ops.abs(ops.stop_gradient(real) - fake))
-            for real, fake in zip(real_features, fake_features)
-        )
+        features = zip(real_features, fake_features)
+        reconstruction = reconstruction_loss(y, y_pred, self.variance, self.ssim_weight, self.blur)
         losses = {
-            "reconstruction_loss": reconstruction_loss(
-                y, y_pred, self.variance, self.ssim_weight, self.blur
+            "discriminator_loss": (discriminator_loss, 1.0),
+            "reconstruction_loss": (reconstruction, self.reconstruction_weight),
+            "adversarial_loss": (-ops.mean(score), self.adversarial_weight),
+            "feature_loss": (
+                sum(ops.mean(ops.abs(ops.stop_gradient(x) - fake)) for x, fake in features),
+                self.feature_weight,
             ),
-            "adversarial_loss": -ops.mean(score),
-            "feature_loss": feature_loss,
-            "discriminator_loss": discriminator_loss,
         }
         correct = ops.concatenate([real_score > 0, fake_score <= 0])
-        accuracy = {"discriminator_accuracy": ops.mean(ops.cast(correct, "float32"))}
-        for name, value in (losses | accuracy).items():
+        self.trackers["discriminator_accuracy"].update_state(ops.cast(correct, "float32"))
+        for name, (value, _) in losses.items():
             self.trackers[name].update_state(value)
-        return (
-            losses["discriminator_loss"]
-            + self.reconstruction_weight * losses["reconstruction_loss"]
-            + self.adversarial_weight * losses["adversarial_loss"]
-            + self.feature_weight * losses["feature_loss"]
-        )
+        return sum(weight * value for value, weight in losses.values())
 
     def _fixed_discriminator(self, images):
         """The discriminator's outputs, with a gradient to the images but not to its weights."""

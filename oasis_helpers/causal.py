@@ -152,15 +152,6 @@ class GatedBlock(keras.layers.Layer):
             return v, h
         return vertical + v, horizontal + h
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "radius": self.radius,
-            "shift": self.shift,
-            "dropout": self.dropout,
-        }
-
 
 def gate(features):
     """tanh of the first half of the channels times the sigmoid of the second half."""
@@ -206,11 +197,3 @@ class CausalAttention(keras.layers.Layer):
         attended = ops.reshape(attended, (-1, height, width, self.num_heads * self.head_dim))
         attended = ops.cast(attended, projected.dtype)
         return features + self.drop(self.out(attended), training=training)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "head_dim": self.head_dim,
-            "dropout": self.dropout,
-        }

@@ -48,18 +48,12 @@ class WorkerLostError(RuntimeError):
     """Another worker was lost; the message says where training resumes."""
 
 
-# ------------------------------------------------------------------------------------ workers
-
-
 def barrier(worker: Worker, name: str) -> None:
     """Returns when all workers have reached the barrier of this name."""
     if worker.count > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
-
-
-# ------------------------------------------------------------------------------------- training
 
 
 class SharedCheckpoint(Checkpoint):
@@ -88,7 +82,7 @@ def fit_together(
     callbacks=(),
     verbose=0,
 ) -> dict[str, list[float]]:
-    """`training.fit` on this worker's part of the batches, with a checkpoint that all can see.
+    """`training.fit` on this worker's batches, with a checkpoint in a folder that all can see.
 
     The model was made after `join_workers`. Raises `WorkerLostError` when another worker was lost.
     """
@@ -118,9 +112,6 @@ def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: i
     indices, uniform, codes = (np.array_split(part, worker.count)[worker.rank] for part in state)
     sampling.fill(codes, uniform, sampling.start(prior, indices))
     return codes.reshape(-1, *prior.grid)
-
-
-# ------------------------------------------------------------------------------- streamed slices
 
 
 @dataclass(frozen=True)
@@ -186,9 +177,6 @@ SIZES = {
         ("256, fine", 256, {"region": (32, 48, 192, 160), **_EIGHTHS}),
     )
 }
-
-
-# -------------------------------------------------------------------- devices under tf.distribute
 
 
 def mirrored(vqvae: VQVAE) -> VQVAE:

@@ -89,14 +89,6 @@ class VectorQuantizer(keras.layers.Layer):
         """float (..., D): the codebook entries of integer codes (...) in 0 ... K-1."""
         return ops.take(self.codebook, codes, axis=0)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "commitment_cost": self.commitment_cost,
-        }
-
 
 def straight_through(vectors, entries):
     """The entries; the gradient passes to the vectors unchanged (Bengio et al. 2013)."""
@@ -196,15 +188,6 @@ class EMAVectorQuantizer(VectorQuantizer):
         self.sums.assign(sums)
         self.restarts.assign_add(ops.sum(ops.cast(dead, self.dtype)))
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "decay": self.decay,
-            "start_from_data": self.start_from_data,
-            "restart_below": self.restart_below,
-            "seed": self.seed,
-        }
-
 
 @_register
 class CodebookUsage(keras.metrics.Metric):
@@ -259,9 +242,6 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs + self.conv1x1(ops.relu(self.conv3x3(ops.relu(inputs))))
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "hidden": self.hidden}
 
 
 @contextmanager

@@ -20,8 +20,6 @@ from oasis_helpers.layers import (
 )
 from oasis_helpers.vqvae import VQVAE, Region
 
-# ------------------------------------------------------------------------------------ networks
-
 
 def reference_vqvae(variance: float, size: int = 80, num_embeddings: int = 128) -> VQVAE:
     """The reference: the recipe that courses teach, and the baseline of every improvement.
@@ -171,9 +169,6 @@ def border_of(region: Region, size: int) -> tuple[tuple[int, int], tuple[int, in
         f"The region {tuple(region)} (top, left, height, width) is no part of {size} x {size} "
         "pixels: choose whole numbers inside."
     )
-
-
-# ------------------------------------------------------------------------------------- recipes
 
 
 @dataclass(frozen=True)

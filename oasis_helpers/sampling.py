@@ -165,9 +165,6 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     checked_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
-# -------------------------------------------------------------------------- full forward pass
-
-
 class FullPass:
     """Recomputes the whole network for the whole grid at every position."""
 
@@ -184,9 +181,6 @@ class FullPass:
     def append(self, codes: np.ndarray) -> None:
         self.codes[:, self.position] = codes
         self.position += 1
-
-
-# -------------------------------------------------------------------------------------- cache
 
 
 class GatedCache:

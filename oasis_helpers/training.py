@@ -42,16 +42,14 @@ WEIGHT_DECAY = 0.02
 UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without shifted slices
 
 
-# --------------------------------------------------------------------------------- the two stages
-
-
 def train_vqvae(
-    recipe: Recipe, train: SliceSet, validate: SliceSet, callbacks=(), checkpoint=None, verbose=0
+    recipe: Recipe, train: SliceSet, validate: SliceSet, *options
 ) -> tuple[VQVAE, dict]:
     """Trains the first stage on `train`, validated on `validate`; returns it with its history.
 
     The reference is trained as courses teach it, at a fixed learning rate on the slices as they
-    are. Ours also sees every slice mirrored. With a `Checkpoint`, training resumes from there.
+    are. Ours also sees every slice mirrored. `options` are callbacks, checkpoint and verbose, as
+    for `fit`.
     """
     schedule, variance = recipe.vqvae_schedule, float(train.images.var())
     if recipe.vqvae.get("reference"):
@@ -64,21 +62,16 @@ def train_vqvae(
     model.compile(keras.optimizers.Adam(rate))
     batches = Batches.of(images, images, schedule.batch_size, recipe.seed)
     unseen = validate.images, validate.images
-    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
+    return model, fit(model, batches, schedule.steps, unseen, *options)
 
 
 def finetune_decoder(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
+    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, *options
 ) -> tuple[AdversarialDecoder, dict]:
     """Fine-tunes the decoder of `vqvae`, in place, against a discriminator; codes do not change.
 
-    Returns the trainer, which holds decoder and discriminator, and its history.
+    Returns the trainer, which holds decoder and discriminator, and its history. `options` are as
+    for `train_vqvae`.
     """
     schedule, images = recipe.decoder_schedule, with_mirrored(train.images)
     model = AdversarialDecoder(vqvae, patch_discriminator(recipe.size, vqvae.region))
@@ -86,31 +79,25 @@ def finetune_decoder(
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015 (DCGAN)
     batches = Batches.of(vqvae.encode(images), images, schedule.batch_size, recipe.seed)
     unseen = vqvae.encode(validate.images), validate.images
-    return model, fit(model, batches, schedule.steps, unseen, callbacks, checkpoint, verbose)
+    return model, fit(model, batches, schedule.steps, unseen, *options)
 
 
 def train_prior(
-    recipe: Recipe,
-    vqvae: VQVAE,
-    train: SliceSet,
-    validate: SliceSet,
-    callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
+    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, *options
 ) -> tuple[Prior, dict]:
     """Trains the second stage on the codes of `train`; returns it with its history.
 
     Ours also learns the codes of mirrored and shifted slices. Shifted heads keep it from
     memorising its few subjects. But all heads are aligned to an atlas, and generated heads should
     be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. The moving average of its
-    weights is validated and kept (Polyak and Juditsky 1992).
+    weights is validated and saved (Polyak and Juditsky 1992). `options` are as for `train_vqvae`.
     """
     unshifted = with_mirrored(train.images) if recipe.views > 1 else train.images
     shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.views)]
     codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
     slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
     data = (codes, slices, len(unshifted)), ((unseen, validate.slices), unseen)
-    return fit_prior(recipe, vqvae.num_embeddings, *data, callbacks, checkpoint, verbose)
+    return fit_prior(recipe, vqvae.num_embeddings, *data, *options)
 
 
 def fit_prior(
@@ -167,9 +154,6 @@ def _compiled_prior(recipe: Recipe, num_embeddings: int, grid: tuple[int, int]) 
         jit_compile=keras.backend.backend() != "torch",
     )
     return model, averaging
-
-
-# ------------------------------------------------------------------------------------------- fit
 
 
 def fit(
@@ -336,9 +320,6 @@ class EpochLines(keras.callbacks.Callback):
         logs["seconds"] = seconds  # for the callbacks after this one
         values = "  ".join(f"{name} {logs[name]:.3f}" for name in self.names if name in logs)
         print(f"epoch {epoch + 1:3d}/{total}  {values}  ({seconds:.0f} s)", flush=True)
-
-
-# ------------------------------------------------------------------------------- exact resumption
 
 
 class Checkpoint(keras.callbacks.Callback):

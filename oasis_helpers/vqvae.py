@@ -211,8 +211,6 @@ def reconstruction_loss(images, decoded, variance: float, ssim_weight: float, bl
     return loss
 
 
-# ---------------------------------------------------------------------------------------- SSIM
-
 SSIM_SIGMA = 1.5  # pixels, Wang et al. 2004
 _SSIM_TRUNCATE = 3.5  # standard deviations, as skimage
 _SSIM_BORDER = 5  # pixels that the window overlaps and skimage leaves out of the mean
