@@ -144,7 +144,7 @@ class SliceStream:
         return digest.hexdigest()
 
     def read(self, indices) -> np.ndarray:
-        """The slices of these indices, float32 (n, size, size, 1) in [0, 1]; or a SliceDataError."""
+        """Slices of these indices, float32 (n, size, size, 1) in [0, 1]; or SliceDataError."""
         paths = [self.paths[index] for index in indices]
         return data.read_images(paths, self.size, self.crop).astype("float32")[..., None] / 255
 

@@ -177,9 +177,9 @@ def join_workers() -> Worker:
     import jax
 
     named = {name: os.environ.get(f"KERAS_DISTRIBUTION_{name}") for name in SETTINGS}
-    found = ", ".join(f"KERAS_DISTRIBUTION_{name}={value}" for name, value in named.items())
+    settings = ", ".join(f"KERAS_DISTRIBUTION_{name}={value}" for name, value in named.items())
     sentence = (
-        f"The workers did not find each other within {PATIENCE} seconds ({found}): start all of "
+        f"The workers did not find each other within {PATIENCE} seconds ({settings}): start all of "
         "them, each with a rank of its own and with the address of the first one."
     )
     timer = threading.Timer(PATIENCE, _end, [sentence])
@@ -189,7 +189,7 @@ def join_workers() -> Worker:
         keras.distribution.initialize()
     except Exception as error:  # JAX raises what its transport, its cluster or its checks raise
         raise ValueError(
-            f"The workers cannot be joined ({str(error).splitlines()[0]}; {found}); set all three "
+            f"The workers cannot be joined ({str(error).splitlines()[0]}; {settings}); set all three "
             "on every worker, or none under Slurm and Open MPI."
         ) from error
     finally:

@@ -1,10 +1,12 @@
 """Scoring and training need a recipe, and its own data set."""
 
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from oasis_helpers.data import read_json, write_json
+from oasis_helpers.data import SliceSet, read_json, write_json
 from oasis_helpers.recipes import RECIPES, Recipe
 from tools import score, train
 
@@ -87,3 +89,27 @@ def test_training_in_a_folder_that_may_not_be_written(
     with as_another_user(), pytest.raises(PermissionError) as caught:
         train.train_weights("tiny")
     assert caught.value.filename == str(open_folder / "tiny")
+
+
+def heads(count, seed=0, size=32):
+    """Noisy ellipses that grow with the slice index."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - size / 2
+    index = np.tile(np.arange(32), count).astype("int32")
+    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
+    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
+    numbers = np.repeat(np.arange(count), 32).astype("int32")
+    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
+
+
+def test_samples_against_real_slices():
+    """The classifier reads the slice index of ellipses, and notices when it is a wrong one."""
+    train, unseen, samples = heads(8), heads(3, seed=1), heads(2, seed=2)
+    right = score.samples_table(samples.images, samples.slices, train, unseen)
+    assert right["slices"] == {"samples": 64, "unseen": 96}
+    assert min(right["slice_index_accuracy"].values()) > 0.9
+    np.testing.assert_allclose(right["high_frequency_power"], 1, atol=0.3)
+    wrong = score.samples_table(samples.images, 31 - samples.slices, train, unseen)
+    assert wrong["slice_index_accuracy"]["samples"] < 0.3
+    dark = score.samples_table(samples.images * 0.5, samples.slices, train, unseen)
+    assert max(dark["high_frequency_power"]) < 0.5
