@@ -189,8 +189,8 @@ def join_workers() -> Worker:
         keras.distribution.initialize()
     except Exception as error:  # JAX raises what its transport, its cluster or its checks raise
         raise ValueError(
-            f"The workers cannot be joined ({str(error).splitlines()[0]}; {settings}); set all three "
-            "on every worker, or none under Slurm and Open MPI."
+            f"The workers cannot be joined ({str(error).splitlines()[0]}; {settings}); set all "
+            "three on every worker, or none under Slurm and Open MPI."
         ) from error
     finally:
         timer.cancel()
