@@ -31,7 +31,6 @@ def measure(root: str | Path, weights: str, stacks: int | None = None) -> dict:
     indices = np.repeat(np.arange(SLICES_PER_SUBJECT), stacks)
     numbers = np.tile(np.arange(stacks), SLICES_PER_SUBJECT)
     real = set_metrics.pairwise_ssim(validate.images, validate.slices, validate.subjects)
-    interval = [round(value, 4) for value in (real.mean, real.low, real.high)]
     tables = {}
     for temperature in TEMPERATURES:
         codes = sample_codes(models.prior, len(indices), indices, temperature, seed=1)
@@ -39,4 +38,4 @@ def measure(root: str | Path, weights: str, stacks: int | None = None) -> dict:
         table = set_metrics.set_table(networks, validate, images, indices, numbers)
         power = set_metrics.high_frequency_power_by_third(images, indices, validate)
         tables[str(temperature)] = table | {"high_frequency_power": power}
-    return {"weights": weights, "real": {"pairwise_ssim": interval}, "temperatures": tables}
+    return {"weights": weights, "real": {"pairwise_ssim": real.rounded()}, "temperatures": tables}

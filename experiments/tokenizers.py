@@ -47,7 +47,7 @@ def measure(
         keras.utils.set_random_seed(recipe.seed)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = training.Checkpoint(Path(folder))
-            prior, _ = training.train_prior(recipe, vqvae, train, validate, (), checkpoint)
+            prior, _ = training.train_prior(recipe, vqvae, train, validate, checkpoint=checkpoint)
             checkpoint.take_best()
         return both_tables(variant.name, vqvae, prior, train, test)
 

@@ -42,9 +42,7 @@ def _failure(result, expected, hint: str) -> str:
     return "" if np.allclose(result, expected, atol=1e-5) else hint
 
 
-# ----------------------------------------------------------------------------- 1. exploration
-
-
+# 1. Exploration
 def mirror_difference(function: Callable) -> None:
     """`mirror_difference(images)`: float (N, h, w, 1) in [0, 1] -> float (N,)."""
     symmetric = np.zeros((1, 8, 8, 1), "float32")
@@ -69,9 +67,7 @@ def mirror_difference(function: Callable) -> None:
     _report("mirror_difference", function, cases, tried)
 
 
-# -------------------------------------------------------------------------------- 2. building
-
-
+# 2. Building
 def straight_through(function: Callable) -> None:
     """`straight_through(vectors, entries)`: two tensors (N, D) -> tensor (N, D)."""
     import tensorflow as tf  # the other checks need no framework
@@ -95,11 +91,7 @@ def straight_through(function: Callable) -> None:
             "In the backward pass, the vectors must get the gradient unchanged: is something "
             "stopped that should pass?",
         ),
-        (
-            (2,),
-            [[0, 0]],
-            "The entries must get no gradient here: they have a loss of their own.",
-        ),
+        ((2,), [[0, 0]], "The entries must get no gradient here: they have a loss of their own."),
     ]
     tried = "the value, the gradient to the vectors, the gradient to the entries"
     _report("straight_through", part, cases, tried)
@@ -153,9 +145,7 @@ def nearest_by_cosine(function: Callable) -> None:
     _report("nearest_by_cosine", function, cases, tried)
 
 
-# -------------------------------------------------------------------------------- 3. training
-
-
+# 3. Training
 def slice_interval(function: Callable) -> None:
     """`slice_interval(values, seed)`: float (N,) -> (low, high), a 95 % interval of the mean."""
     values = np.random.default_rng(3).normal(0.8, 0.1, 400)
@@ -164,36 +154,27 @@ def slice_interval(function: Callable) -> None:
     def width(interval) -> float:
         return (interval[1] - interval[0]) / theory
 
-    arguments = (values, 0)
-    cases = [
+    hints = [
+        (lambda x: width(x) > 1e-6, "All means are equal: sample *with* replacement."),
         (
-            arguments,
-            lambda interval: width(interval) > 1e-6,
-            "All means are equal: sample *with* replacement.",
-        ),
-        (
-            arguments,
-            lambda interval: interval[0] < values.mean() < interval[1],
+            lambda x: x[0] < values.mean() < x[1],
             "The interval should contain the mean of the values.",
         ),
         (
-            arguments,
-            lambda interval: width(interval) < 3,
+            lambda x: width(x) < 3,
             "Far too wide: this is the spread of the slices, not of their mean.",
         ),
         (
-            arguments,
-            lambda interval: 0.85 < width(interval) < 1.15,
+            lambda x: 0.85 < width(x) < 1.15,
             "Nearly. Which two percentiles have 95 % of the means between them, and are a few "
             "thousand means enough?",
         ),
     ]
+    cases = [((values, 0), test, hint) for test, hint in hints]
     _report("slice_interval", function, cases, "400 values, against the width that theory gives")
 
 
-# -------------------------------------------------------------------------------- 4. codebook
-
-
+# 4. Codebook
 def perplexity(function: Callable) -> None:
     """`perplexity(frequencies)`: float (K,) with sum 1 -> float."""
     cases = [
@@ -236,9 +217,7 @@ def upper_pairs(function: Callable) -> None:
     _report("upper_pairs", function, cases, tried)
 
 
-# ----------------------------------------------------------------------------------- 5. prior
-
-
+# 5. Prior
 def mask(function: Callable) -> None:
     """`mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
     five = np.zeros((5, 5))
@@ -275,9 +254,7 @@ def gate(function: Callable) -> None:
     _report("gate", function, cases, "two channels by hand, and a whole map")
 
 
-# ------------------------------------------------------------------------------ 6. generation
-
-
+# 6. Generation
 def softmax_with_temperature(function: Callable) -> None:
     """`softmax_with_temperature(logits, temperature)`: float (K,) -> probabilities, float (K,)."""
     logits = np.log([0.5, 0.3, 0.2])
@@ -318,9 +295,7 @@ def kid(function: Callable) -> None:
     _report("kid", function, cases, "a sum by hand, and a set with itself")
 
 
-# --------------------------------------------------------------------------------- 7. scaling
-
-
+# 7. Scaling
 def shard(function: Callable) -> None:
     """`shard(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
     batch = np.array([5, 3, 9, 1, 7, 2])

@@ -12,7 +12,6 @@ index (0 = midbrain ... 31 = top of the ventricles) come from the name.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
 import io
@@ -29,6 +28,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, *_DAMAGE
 
 _NAME = re.compile(r"case_([0-9]{1,9})_slice_([0-9]{1,9})\.nii\.png")  # numbers fit into int32
 _NAMES = "case_NNN_slice_K.nii.png, with up to 9 digits"  # as messages describe them
-_SYSTEM_FILE = re.compile(r"\..*|thumbs\.db|desktop\.ini|icon\r|@eadir|__macosx", re.IGNORECASE)
+# What a system writes, not a user; hidden files count as such.
+SYSTEM_FILE = re.compile(r"(?is)\..*|(eh)?thumbs\.db|desktop\.ini|icon\r|@eadir|__macosx")
 _FAULTS_SHOWN = 20
 _size = "{} x {}".format  # for messages
 
@@ -185,9 +186,7 @@ def brain_box(root: str | Path) -> Box:
     from the brains do not count; outside of the box or at the frame's edge they are a warning.
     """
     paths = list(checked_files(root, "train").values())
-    brightest = _cached(
-        paths, "brightest", lambda paths: functools.reduce(np.maximum, open_images(paths))
-    )
+    brightest = _cached(paths, "brightest", lambda paths: reduce(np.maximum, open_images(paths)))
     labels, count = ndimage.label(brightest > 255 * BRAIN_THRESHOLD)
     if not count:
         raise SliceDataError([f"{paths[0].parent}: every slice is black; expected brains."])
@@ -250,7 +249,7 @@ def list_split(folder: Path, split: str) -> tuple[dict[tuple[int, int], Path], l
     for path in paths:
         match = _NAME.fullmatch(path.name)
         key = tuple(map(int, match.groups())) if match else None
-        if _SYSTEM_FILE.fullmatch(path.name):
+        if SYSTEM_FILE.fullmatch(path.name):
             continue
         elif not match:
             faults.append(f"{path}: the name does not parse; expected {_NAMES}.")
@@ -298,9 +297,8 @@ def compare_splits(folder: Path, layout: dict[str, dict[tuple[int, int], Path]])
 
 def declared_size(path: Path) -> tuple[int, int]:
     """(width, height) of a PNG, of which no pixel is read; (0, 0) for what is none."""
-    with suppress(*UNREADABLE), path.open("rb") as file:
-        with Image.open(file, formats=("PNG",)) as picture:
-            return picture.size
+    with suppress(*UNREADABLE), path.open("rb") as f, Image.open(f, formats=("PNG",)) as picture:
+        return picture.size
     return 0, 0
 
 
@@ -314,7 +312,7 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
             more = more if content[24] == 8 else f" with {content[24]} bits"
             if picture.mode != "L" or more:
                 return None, f"{path}: mode {picture.mode}{more}; expected 8-bit grey (mode L)."
-            _verify_rows(content, *picture.size)
+            verify_rows(content, *picture.size)
             return np.asarray(picture), None
     except UnidentifiedImageError:
         reason = "no PNG file" if content else "the file is empty"
@@ -323,8 +321,11 @@ def _open(path: Path) -> tuple[np.ndarray | None, str | None]:
     return None, f"{path}: not a readable image ({reason}); copy or download it again."
 
 
-def _verify_rows(content: bytes, width: int, height: int) -> None:
-    """Raises ValueError for a damaged chunk or missing rows of a PNG, which Pillow passes over."""
+def verify_rows(content: bytes, width: int, height: int) -> None:
+    """Raises ValueError for a damaged chunk or missing rows of a PNG, which Pillow passes over.
+
+    The width is in bytes: of a pixel with 8 bits, one for each channel.
+    """
     at, packed = 8, []
     while (kind := content[at + 4 : at + 8]) != b"IEND":
         end = at + 8 + int.from_bytes(content[at : at + 4])
@@ -399,8 +400,9 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
         facts = path.stat()
-        times = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
-        key.update(f"{path.name} {facts.st_size} {times}\n".encode())
+        key.update(
+            f"{path.name} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode()
+        )
     cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""
@@ -425,9 +427,6 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
             stacklevel=2,
         )
     return array
-
-
-# --------------------------------------------------------------------------- files, written whole
 
 
 @contextmanager

@@ -88,6 +88,10 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
+    def rounded(self) -> list[float]:
+        """[mean, low, high], to four digits."""
+        return [round(x, 4) for x in (self.mean, self.low, self.high)]
+
 
 def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) -> Estimate:
     """The mean of per-slice values, with its interval over subjects.
@@ -113,8 +117,6 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high))
 
-
-# ----------------------------------------------------------------------------------- sharpness
 
 HALF_NYQUIST = 0.25  # cycles per pixel: above it lie waves shorter than four pixels
 BAND_EDGES = np.linspace(0, 0.5, 9)  # cycles per pixel, up to the Nyquist frequency
@@ -176,16 +178,12 @@ def sharpness_table(originals: np.ndarray, images: np.ndarray) -> dict:
     high = _frequency(originals.shape[1]) > HALF_NYQUIST
     waves = [_inner_spectrum(x, weights)[:, high] for x in (originals, images)]
     norms = np.sqrt(np.prod([np.sum(np.abs(wave) ** 2) for wave in waves]))
+    correlation = np.sum(waves[0] * waves[1].conj()).real / norms
     return {
         "high_frequency_power": round(float(decoded / original), 4),
         "bands": [round(float(x), 4) for x in powers[0].sum(0) / powers[1].sum(0)],
-        "high_frequency_correlation": round(
-            float(np.sum(waves[0] * waves[1].conj()).real / norms), 4
-        ),
+        "high_frequency_correlation": round(float(correlation), 4),
     }
-
-
-# ------------------------------------------------------------------------------------ codebook
 
 
 def code_counts(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
@@ -196,9 +194,6 @@ def code_counts(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
 def perplexity(counts: np.ndarray) -> float:
     """The exponential of the entropy: how many equally used codes have the same entropy."""
     return float(np.exp(stats.entropy(counts)))
-
-
-# --------------------------------------------------------------------------------------- prior
 
 
 def bits_per_code(log_prob: np.ndarray, positions: int) -> np.ndarray:
@@ -239,14 +234,12 @@ def baseline_bits(
     per_position = per_slice.sum(0)
     marginal = _smoothed(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
     per_position = _smoothed(per_position, marginal)
-    per_slice = _smoothed(per_slice, per_position)
+    chosen = _smoothed(per_slice, per_position)[slices[:, None, None], rows, columns, codes]
     return {
         "uniform": float(np.log2(num_embeddings)),
         "marginal": float(-np.log2(marginal[codes]).mean()),
         "per position": float(-np.log2(per_position[rows, columns, codes]).mean()),
-        "per slice index and position": float(
-            -np.log2(per_slice[slices[:, None, None], rows, columns, codes]).mean()
-        ),
+        "per slice index and position": float(-np.log2(chosen).mean()),
     }
 
 
@@ -264,9 +257,6 @@ def _smoothed(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
     return (counts + weight * coarser) / (total + weight)
 
 
-# ------------------------------------------------------------------------------------- tables
-
-
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     """Scores of a VQ-VAE on every slice of a split: similarity, sharpness, rate, codebook usage.
 
@@ -279,8 +269,7 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     in_brain = code_counts(codes[vqvae.brain_positions(slices.images)], vqvae.num_embeddings)
 
     def estimate(values):
-        interval = subject_interval(values, slices.subjects)
-        return [round(number, 4) for number in (interval.mean, interval.low, interval.high)]
+        return subject_interval(values, slices.subjects).rounded()
 
     return {
         "slices": len(slices),
@@ -309,7 +298,7 @@ def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -
     interval = subject_interval(bits, slices.subjects)
     baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
     return {
-        "bits_per_code": [round(x, 4) for x in (interval.mean, interval.low, interval.high)],
+        "bits_per_code": interval.rounded(),
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
         "ratio_to_per_position": round(interval.mean / baselines["per position"], 4),
     }

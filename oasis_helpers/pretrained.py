@@ -43,9 +43,6 @@ OTHER_SLICES = (
 )
 
 
-# ---------------------------------------------------------------------- active data set, profile
-
-
 def data_root() -> Path:
     """The folder of the active data set: `OASIS_DATA_DIR`, or the synthetic cohort.
 
@@ -81,9 +78,6 @@ def profile() -> str:
     if named not in ("tour", "full"):
         raise ValueError(f'OASIS_PROFILE is {named!r}; expected "tour" or "full".')
     return named
-
-
-# --------------------------------------------------------------------- shipped weights and results
 
 
 @dataclass(frozen=True)
@@ -126,9 +120,8 @@ class Pretrained:
         The cohort is the same everywhere but for a rounded grey level, so only real slices are
         compared.
         """
-        return self.scores["data"] == "cohort" or (
-            fingerprint(slices) == self.scores["test_fingerprint"]
-        )
+        synthetic = self.scores["data"] == "cohort"
+        return synthetic or fingerprint(slices) == self.scores["test_fingerprint"]
 
 
 def load_pretrained(name: str) -> Pretrained:
@@ -234,10 +227,8 @@ def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict
 
 def stages_digest(folder: Path) -> dict[str, str]:
     """{"vqvae": ..., "prior": ...}: SHA-256 of the files of weights in a folder."""
-    return {
-        file.stem: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.glob("*.keras"))
-    }
+    files = sorted(folder.glob("*.keras"))
+    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:

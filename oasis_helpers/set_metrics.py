@@ -41,9 +41,6 @@ INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
 COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
 
 
-# ------------------------------------------------------------------------------------ features
-
-
 # What the feature network is trained on, and one kind that it is only tested on.
 CORRUPTIONS = ("none", "blurred", "noisy", "two halves", "two heads mixed")
 HELD_OUT_CORRUPTION = "half resolution"
@@ -90,16 +87,14 @@ def feature_layers(shape: tuple[int, int, int], seed: int = 0) -> keras.Model:
     """
     seeds = random.Random(seed)
 
-    def initializer():
+    def glorot():
         return keras.initializers.GlorotUniform(seeds.randint(1, int(1e9)))
 
     image = keras.Input(shape)
     x = layers.Rescaling(2.0, offset=-1.0)(image)
     for filters in (16, 32, 64, 128):
-        x = layers.Conv2D(
-            filters, 3, 2, "same", activation="relu", kernel_initializer=initializer()
-        )(x)
-    x = layers.Dense(WIDTH, kernel_initializer=initializer())(layers.Flatten()(x))
+        x = layers.Conv2D(filters, 3, 2, "same", activation="relu", kernel_initializer=glorot())(x)
+    x = layers.Dense(WIDTH, kernel_initializer=glorot())(layers.Flatten()(x))
     return keras.Model(image, x)
 
 
@@ -132,9 +127,6 @@ def between_subjects(slices: FeatureSet) -> np.ndarray:
     return distances
 
 
-# --------------------------------------------------------------------------- between two sets
-
-
 def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
     """The KID of two sets: 0 on average where both come from one distribution.
 
@@ -144,28 +136,21 @@ def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
     as whole sets do (the delete-half jackknife, Shao and Wu 1989), and up to 1.7 times as much
     where the sets are nearly equal: there the interval is conservative.
     """
-    pairs, sums = {"first": (first, first), "second": (second, second)}, {}
-    for name, (one, other) in (pairs | {"across": (first, second)}).items():
-        kernel = polynomial_kernel(one.values.astype("float64"), other.values.astype("float64"))
-        sums[name] = _block_sums(kernel, one.subjects, other.subjects)
-    sizes = len(sums["first"][0]), len(sums["second"][0])
+    sums = [_block_sums(*pair) for pair in ((first, first), (second, second), (first, second))]
+    sizes = sums[2][0].shape
     if min(sizes) < 2:
         raise ValueError(
             f"The KID needs two subjects or more in each set; these have {sizes[0]} and {sizes[1]}."
         )
     rng = np.random.default_rng(seed)
 
-    def distance(chosen_first, chosen_second):
-        def mean(name, rows, columns, within):
-            total, count = (part[np.ix_(rows, columns)] for part in sums[name])
-            pairs = ~np.eye(len(rows), dtype=bool) if within else np.ones(total.shape, bool)
-            return total[pairs].sum() / count[pairs].sum()
-
-        return (
-            mean("first", chosen_first, chosen_first, True)
-            + mean("second", chosen_second, chosen_second, True)
-            - 2 * mean("across", chosen_first, chosen_second, False)
-        )
+    def distance(of_first, of_second):
+        means, chosen = [], ((of_first, of_first), (of_second, of_second), (of_first, of_second))
+        for (rows, columns), blocks in zip(chosen, sums):
+            total, count = (part[np.ix_(rows, columns)] for part in blocks)
+            pairs = ~np.eye(*total.shape, dtype=bool) | (blocks is sums[2])  # across: all pairs
+            means.append(total[pairs].sum() / count[pairs].sum())
+        return means[0] + means[1] - 2 * means[2]
 
     halves = [
         distance(*(rng.permutation(size)[: max(2, size // 2)] for size in sizes))
@@ -175,10 +160,11 @@ def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
     return Estimate(float(distance(*map(np.arange, sizes))), float(low), float(high))
 
 
-def _block_sums(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray):
-    """Sums of a matrix (N, M) over blocks of one subject by another, and the blocks' sizes."""
+def _block_sums(first: FeatureSet, second: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel over blocks of one subject by another, and the blocks' sizes."""
+    matrix = polynomial_kernel(*(x.values.astype("float64") for x in (first, second)))
     of_row, of_column = (
-        np.equal.outer(np.unique(side), side).astype("float64") for side in (rows, columns)
+        np.equal.outer(np.unique(x.subjects), x.subjects).astype("float64") for x in (first, second)
     )
     return of_row @ matrix @ of_column.T, np.outer(of_row.sum(1), of_column.sum(1))
 
@@ -249,9 +235,6 @@ def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) 
     return Estimate(float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error))
 
 
-# ------------------------------------------------------------------------------------ memorisation
-
-
 def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.ndarray]:
     """The training slice, as it is or mirrored, that is nearest to each image.
 
@@ -293,16 +276,13 @@ def memorised_fraction(
         seed: of the resampling.
     """
     by_subject = [unseen[subjects == subject] for subject in np.unique(subjects)]
-    chosen = np.random.default_rng(seed).integers(
-        len(by_subject), size=(RESAMPLES, len(by_subject))
-    )
+    count = len(by_subject)
+    chosen = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     limits = [np.percentile(np.concatenate([by_subject[i] for i in row]), 1) for row in chosen]
     fractions = np.searchsorted(np.sort(distances), limits) / len(distances)
     fraction = float(np.mean(distances < np.percentile(unseen, 1)))
     return Estimate(fraction, *map(float, np.percentile(fractions, [2.5, 97.5])))
 
-
-# ------------------------------------------------------------------------------------- anatomy
 
 FLUID_THRESHOLD = 0.55  # of the brain's median grey: fluid is darker, cortex is brighter
 ANATOMY = ("brain area", "fluid area", "symmetry", "mean grey", "contrast")
@@ -328,10 +308,9 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
         columns = np.flatnonzero(brain.any(0))
         box = slice(columns[0], columns[-1] + 1)
         both = brain[:, box] & brain[:, box][:, ::-1]
-        halves = image[:, box][both], image[:, box][:, ::-1][both]
         greys = image[brain]
         fluid = np.mean(image[inner] < FLUID_THRESHOLD * np.median(image[inner]))
-        symmetry = np.corrcoef(*halves)[0, 1]
+        symmetry = np.corrcoef(image[:, box][both], image[:, box][:, ::-1][both])[0, 1]
         values[number] = brain.mean(), fluid, symmetry, greys.mean(), greys.std()
     return dict(zip(ANATOMY, values.T))
 
@@ -346,9 +325,6 @@ def anatomy_distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
         test = stats.ks_2samp(ours, theirs, nan_policy="omit", method="asymp")
         distances[name] = round(float(test.statistic), 3)
     return distances
-
-
-# ---------------------------------------------------------------------------------- slice index
 
 
 def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
@@ -389,9 +365,6 @@ def high_frequency_power_by_third(
     return [round(float(x), 3) for x in ratio]
 
 
-# ------------------------------------------------------------------------------------- the table
-
-
 def set_table(
     networks: dict[str, keras.Model],
     real: SliceSet,
@@ -411,15 +384,9 @@ def set_table(
         "precision", "recall", "density", "coverage" in trained ones; "pairwise_ssim"; "anatomy", as
         `anatomy_distances`.
     """
-
-    def estimate(value: Estimate) -> list[float]:
-        return [round(x, 4) for x in (value.mean, value.low, value.high)]
-
+    parts = (real.images, real.subjects), (images, subjects)
     sets = {
-        kind: [
-            FeatureSet(network.predict(part, verbose=0), numbers)
-            for part, numbers in ((real.images, real.subjects), (images, subjects))
-        ]
+        kind: [FeatureSet(network.predict(part, verbose=0), numbers) for part, numbers in parts]
         for kind, network in networks.items()
     }
     row = {
@@ -429,5 +396,5 @@ def set_table(
         **prdc(*sets["trained"]),
         "pairwise_ssim": pairwise_ssim(images, slices, subjects),
     }
-    row = {k: estimate(v) if isinstance(v, Estimate) else v for k, v in row.items()}
+    row = {k: v.rounded() if isinstance(v, Estimate) else v for k, v in row.items()}
     return row | {"anatomy": anatomy_distances(images, real.images)}

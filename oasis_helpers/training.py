@@ -43,7 +43,7 @@ UNAUGMENTED = 0.25  # final fraction of a prior's epochs, rounded up, without sh
 
 
 def train_vqvae(
-    recipe: Recipe, train: SliceSet, validate: SliceSet, *options
+    recipe: Recipe, train: SliceSet, validate: SliceSet, **options
 ) -> tuple[VQVAE, dict]:
     """Trains the first stage on `train`, validated on `validate`; returns it with its history.
 
@@ -62,11 +62,11 @@ def train_vqvae(
     model.compile(keras.optimizers.Adam(rate))
     batches = Batches.of(images, images, schedule.batch_size, recipe.seed)
     unseen = validate.images, validate.images
-    return model, fit(model, batches, schedule.steps, unseen, *options)
+    return model, fit(model, batches, schedule.steps, unseen, **options)
 
 
 def finetune_decoder(
-    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, *options
+    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, **options
 ) -> tuple[AdversarialDecoder, dict]:
     """Fine-tunes the decoder of `vqvae`, in place, against a discriminator; codes do not change.
 
@@ -79,11 +79,11 @@ def finetune_decoder(
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015 (DCGAN)
     batches = Batches.of(vqvae.encode(images), images, schedule.batch_size, recipe.seed)
     unseen = vqvae.encode(validate.images), validate.images
-    return model, fit(model, batches, schedule.steps, unseen, *options)
+    return model, fit(model, batches, schedule.steps, unseen, **options)
 
 
 def train_prior(
-    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, *options
+    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, **options
 ) -> tuple[Prior, dict]:
     """Trains the second stage on the codes of `train`; returns it with its history.
 
@@ -97,7 +97,7 @@ def train_prior(
     codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
     slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
     data = (codes, slices, len(unshifted)), ((unseen, validate.slices), unseen)
-    return fit_prior(recipe, vqvae.num_embeddings, *data, *options)
+    return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 
 
 def fit_prior(

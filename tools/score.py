@@ -187,7 +187,7 @@ def _memorised_fractions(
         kind: set_metrics.memorised_fraction(*pair, test.subjects)
         for kind, pair in distances.items()
     }
-    return {k: [round(x, 4) for x in (v.mean, v.low, v.high)] for k, v in fractions.items()}
+    return {kind: fraction.rounded() for kind, fraction in fractions.items()}
 
 
 def model_card(name: str, scores: dict) -> str:

@@ -66,7 +66,7 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
     if base:
         vqvae = _stage(
             work / "vqvae",
-            lambda *how: finetune_decoder(recipe, base, train, validate, *how)[0],
+            lambda **how: finetune_decoder(recipe, base, train, validate, **how)[0],
             recipe.seed,
             ("reconstruction_loss", "feature_loss", "discriminator_loss", "discriminator_accuracy"),
             monitor=None,
@@ -75,7 +75,7 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
     else:
         vqvae = _stage(
             work / "vqvae",
-            lambda *how: train_vqvae(recipe, train, validate, *how)[0],
+            lambda **how: train_vqvae(recipe, train, validate, **how)[0],
             recipe.seed,
             ("loss", "val_loss", "val_ssim", "perplexity", "dead_codes"),
             monitor="val_mse",  # the loss also holds the codebook's terms, which may grow with use
@@ -84,7 +84,7 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
         return ["vqvae"]
     _stage(
         work / "prior",
-        lambda *how: train_prior(recipe, vqvae, train, validate, *how)[0],
+        lambda **how: train_prior(recipe, vqvae, train, validate, **how)[0],
         recipe.seed,
         ("loss", "val_loss", "accuracy", "val_accuracy"),
     )
@@ -93,7 +93,7 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
 
 def _stage(
     folder: Path,
-    train: Callable[[list, Checkpoint], keras.Model],
+    train: Callable[..., keras.Model],
     seed: int,
     names: tuple[str, ...],
     monitor: str | None = "val_loss",
@@ -112,7 +112,7 @@ def _stage(
     if not (folder / FINISHED).is_file():
         keras.utils.set_random_seed(seed)
         checkpoint = Checkpoint(folder, monitor)
-        model = train([EpochLines(names)], checkpoint)
+        model = train(callbacks=[EpochLines(names)], checkpoint=checkpoint)
         checkpoint.take_best()
         write_json(folder / "history.json", checkpoint.history)
         save_model(released(model), folder / FINISHED)

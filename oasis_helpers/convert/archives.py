@@ -27,7 +27,6 @@ PICTURES = (".png", ".jpg", ".jpeg")  # of a tar archive, held in memory: going 
 MAX_HELD = 2**30  # bytes of them
 MAX_MEMBER = 256  # MiB that one member of an archive may declare
 MAX_TOTAL = 64  # GiB that all members may declare; a disc of OASIS-1 has about 5 GiB
-SYSTEM_FILES = {"__MACOSX", "Icon\r", "Thumbs.db", "ehthumbs.db", "desktop.ini", "@eaDir"}
 UNREADABLE = (*data.UNREADABLE, tarfile.TarError)  # raised for a damaged file, image or archive
 
 
@@ -56,8 +55,7 @@ def sha256(content: bytes) -> str:
 
 def is_system_file(name: str) -> bool:
     """Whether a system wrote this, not a user; hidden files count as such."""
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part in SYSTEM_FILES for part in parts)
+    return any(map(data.SYSTEM_FILE.fullmatch, PurePosixPath(name).parts))
 
 
 def printable(text: str) -> str:
@@ -121,7 +119,7 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
             archive = open_archives.enter_context(tarfile.open(path))
             files, held = [], 0
             for m in tqdm(archive, f"listing {path.name}", unit="file", leave=False, delay=1):
-                read = partial(_read, archive, m)
+                read = partial(lambda m: archive.extractfile(m).read(), m)
                 if m.isfile() and m.name.lower().endswith(PICTURES) and held + m.size < MAX_HELD:
                     held, read = held + m.size, io.BytesIO(read()).getvalue
                 files.append(SourceFile(m.name, m.size, read))
@@ -131,9 +129,8 @@ def _list_archive(path: Path, prefix: str, open_archives: contextlib.ExitStack) 
             links = [member.issym() or member.islnk() for member in members]
     except UNREADABLE as error:
         expected = f"expected a folder, or an archive that ends in {', '.join(ARCHIVES)}"
-        raise SliceDataError(
-            [f"{path}: not a readable archive ({error}); {expected}; download it again."]
-        ) from error
+        fault = f"{path}: not a readable archive ({error}); {expected}; download it again."
+        raise SliceDataError([fault]) from error
     dangers = list(filter(None, map(_danger_of, files, links)))
     total = sum(file.size for file in files) / 2**30
     if total > MAX_TOTAL:
@@ -155,10 +152,6 @@ def _check_end(archive: tarfile.TarFile) -> None:
     blocks = iter(partial(archive.fileobj.read, 2**20), b"")  # to the end: a checksum is there
     if {block.strip(b"\0") for block in blocks} != {b""}:
         raise tarfile.ReadError("no end mark follows its last whole member")
-
-
-def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    return archive.extractfile(member).read()
 
 
 def _danger_of(member: SourceFile, is_link: bool) -> str | None:

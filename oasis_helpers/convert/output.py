@@ -76,24 +76,20 @@ def open_folder(target: Path, plan: dict) -> Path:
 
 def _holds(folder: Path, plan: dict) -> bool:
     """True if a folder holds this conversion, False if it is missing or empty; else an error."""
-    if not folder.exists():
+    hidden = folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+    if hidden or not folder.exists():  # hidden files are of the system, or half-written
         return False
-    if folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir()):
-        return False  # of the system, or half-written
     advice = "nothing was changed: give another target, or move that one away."
     try:
         existing = read_json(folder / PLAN)
     except ValueError:
         existing = {}
     if existing.get("made_by") != MADE_BY:
-        raise FileExistsError(
-            f"{folder} holds something that no conversion made (no valid {PLAN}); {advice}"
-        )
-    different = [name for name in plan if existing.get(name) != plan[name]]
-    if different:
-        raise FileExistsError(
-            f"{folder} holds another conversion (other {', '.join(different)}); {advice}"
-        )
+        fault = f"something that no conversion made (no valid {PLAN})"
+        raise FileExistsError(f"{folder} holds {fault}; {advice}")
+    if different := [name for name in plan if existing.get(name) != plan[name]]:
+        fault = f"another conversion (other {', '.join(different)})"
+        raise FileExistsError(f"{folder} holds {fault}; {advice}")
     return True
 
 
@@ -175,9 +171,7 @@ def _montage(folder: Path, rows: list[dict]) -> Image.Image:
     for row in rows:
         files_of[row["split"]].setdefault(row["case"], []).append(row["file"])
     lines = []
-    for files in (
-        f for split in SPLITS for f in list(files_of[split].values())[:_MONTAGE_SUBJECTS]
-    ):
+    for files in (f for x in files_of.values() for f in list(x.values())[:_MONTAGE_SUBJECTS]):
         indices = np.linspace(0, len(files) - 1, _MONTAGE_SLICES).round().astype(int)
         lines.append(np.hstack([_thumbnail(folder / files[index]) for index in indices]))
     return Image.fromarray(np.vstack(lines))

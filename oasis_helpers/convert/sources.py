@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from oasis_helpers import data
 from oasis_helpers.convert import volumes
 from oasis_helpers.convert.archives import UNREADABLE, SourceFile, sha256
 from oasis_helpers.convert.layout import check_layout, path_class
@@ -21,7 +22,6 @@ from oasis_helpers.convert.synthetic import FRAME
 from oasis_helpers.data import LAYOUT_FOLDER, SLICES_PER_SUBJECT, SPLITS, SliceDataError
 
 ORIENTATION_SUBJECTS = 8  # the mean of their slices decides the orientation of a source
-MAX_SIDE = 2048  # pixels that a picture may declare; those of OASIS-1 have 256 or fewer
 MAX_TINT = 8  # grey levels between the channels of a grey picture in colour, from JPEG's error
 UPRIGHT = (0, 1)  # no turns, slices in order: the back of the head is at the top, slice 0 lowest
 
@@ -147,9 +147,8 @@ def _picture_subjects(source: Path, files: list[SourceFile], pattern: str) -> Su
     counts = Counter(number for pictures in scans.values() for number in pictures)
     common = sorted(number for number, count in counts.items() if 2 * count >= len(scans))
     if len(common) < SLICES_PER_SUBJECT:
-        raise SliceDataError(
-            [f"{source}: {len(common)} numbers that most subjects have; expected 32 or more."]
-        )
+        fault = f"{source}: {len(common)} numbers that most subjects have; expected 32 or more."
+        raise SliceDataError([fault])
     chosen = common[(len(common) - SLICES_PER_SUBJECT) // 2 :][:SLICES_PER_SUBJECT]
     stacks = {}
     for (case, session), pictures in scans.items():
@@ -256,10 +255,8 @@ def _check_orientation(stack: Stack, pictures: list[np.ndarray]) -> None:
     if len(pictures) == SLICES_PER_SUBJECT:
         orientation = volumes.orientation_of(np.stack(pictures)) or UPRIGHT
         if orientation != UPRIGHT:
-            name, angle = stack[min(stack)].name, _angle(orientation)
-            raise SliceDataError(
-                [f"{name}: other orientation than in other subjects; turn the subject by {angle}."]
-            )
+            fault = f"{stack[min(stack)].name}: other orientation than in other subjects; turn the "
+            raise SliceDataError([f"{fault}subject by {_angle(orientation)}."])
 
 
 def _angle(orientation: tuple[int, int]) -> str:
@@ -271,12 +268,14 @@ def _pixels(content: bytes, frame: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 (height, width) of an opaque grey picture with 8 bits; raises ValueError for others."""
     with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
         shape = picture.height, picture.width
-        if shape != (frame or shape) or max(shape) > MAX_SIDE:
+        if shape != (frame or shape) or max(shape) > data.MAX_SIDE:  # OASIS-1: up to 256
             size = f"{picture.width} x {picture.height}"
-            raise ValueError(f"{size} pixels; expected one size, at most {MAX_SIDE} a side")
+            raise ValueError(f"{size} pixels; expected one size, at most {data.MAX_SIDE} a side")
         depth = content[24] if picture.format == "PNG" else 8  # Pillow reduces 16 bits to 8
         if depth != 8 or picture.mode not in ("L", "LA", "P", "RGB", "RGBA"):
             raise ValueError(f"{depth} bits, mode {picture.mode}; expected 8-bit grey or colour")
+        if picture.format == "PNG":
+            data.verify_rows(content, picture.width * len(picture.getbands()), picture.height)
         *channels, alpha = picture.convert("RGBA").split()
         if np.ptp(channels, axis=0).max() > MAX_TINT or np.min(alpha) < 255:
             raise ValueError("coloured or transparent; expected grey and opaque pixels")

@@ -51,11 +51,9 @@ def assign_splits(subjects: list[Subject], seed: int, table: str | Path | None) 
     """
     cases = sorted(subject.case for subject in subjects)
     split_of = _random_splits(cases, seed) if table is None else read_splits(Path(table))
-    missing = [case for case in cases if case not in split_of]
-    if missing:
-        raise SliceDataError(
-            [f"{table}: assigns no split to subject {case:03d}; add it." for case in missing]
-        )
+    missing = (f"{case:03d}" for case in cases if case not in split_of)
+    if faults := [f"{table}: assigns no split to subject {case}; add it." for case in missing]:
+        raise SliceDataError(faults)
     subjects = [replace(subject, split=split_of[subject.case]) for subject in subjects]
     if empty := set(SPLITS) - {subject.split for subject in subjects}:
         raise SliceDataError([f"{table}: the split {min(empty)} is empty; expected three splits."])

@@ -367,6 +367,20 @@ def pictures_that_declare_many_pixels(root):
         path.write_bytes(data)
 
 
+@source("OAS1_0002_MR1_mpr-1_105.png: not a usable picture (it holds 60 of 64 rows)")
+def a_colour_picture_without_its_last_rows(root):
+    content = bytearray(png_of_depth(8, height=60, colour=2))
+    content[20:24] = (64).to_bytes(4)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    picture(write_pictures(root)).write_bytes(content)
+
+
+@source("not a usable picture (its chunk IEND is damaged or truncated)")
+def a_picture_without_its_end(root):
+    content = picture(write_pictures(root)).read_bytes()
+    picture(root).write_bytes(content[:-12])
+
+
 @source("OAS1_0002_MR1_mpr-1_105.png: not a usable picture (no known format)")
 def another_format(root):
     Image.open(picture(write_pictures(root))).save(picture(root), "BMP")

@@ -125,9 +125,9 @@ def test_our_prior_gets_the_codes_of_other_tokenizers(few, cohort_root, tmp_path
     monkeypatch.setattr(tokenizers, "VARIANTS", tokenizers.VARIANTS[:1])
     tokenized, train_prior = [], training.train_prior
 
-    def spy(recipe, vqvae, *arguments):
+    def spy(recipe, vqvae, *slices, **options):
         tokenized.append(vqvae)
-        return train_prior(recipe, vqvae, *arguments)
+        return train_prior(recipe, vqvae, *slices, **options)
 
     monkeypatch.setattr(training, "train_prior", spy)
     quick = dataclasses.replace(

@@ -140,7 +140,7 @@ def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path, monkey
     vqvae, _ = training.train_vqvae(recipe, train, validate)
     to_local(vqvae)  # the copy took seeds from Keras's generator
     checkpoint = training.Checkpoint(tmp_path / "prior")
-    prior, _ = training.train_prior(recipe, vqvae, train, validate, (), checkpoint)
+    prior, _ = training.train_prior(recipe, vqvae, train, validate, checkpoint=checkpoint)
     checkpoint.take_best()
     for one, other in zip(streamed, (vqvae, prior)):
         for value, expected in zip(one.get_weights(), other.get_weights(), strict=True):
