@@ -7,8 +7,6 @@ slices is made again as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from oasis_helpers import plotting, pretrained, sample_codes
@@ -47,13 +45,9 @@ def with_tables(page: str) -> str:
     return page
 
 
-def markdown(columns: dict[str, Callable], rows: list) -> str:
-    """A Markdown table: {heading: function of a row that gives the cell's text}.
-
-    The first column is aligned to the left, the others to the right.
-    """
-    lines = [list(columns), ["---", *["--:"] * (len(columns) - 1)]]
-    lines += [[cell(row) for cell in columns.values()] for row in rows]
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column is aligned to the left, the others to the right."""
+    lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -61,84 +55,59 @@ def _with_interval(values: list[float]) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*values)
 
 
+def headline_table() -> str:
+    """Our weights, the reference, and real slices, in five lines."""
+    names = (PICTURED, REFERENCE)
+    both = [read_json(WEIGHTS / name / "scores.json") for name in names]
+    tests, priors = [one["test"] for one in both], [one["prior_test"] for one in both]
+    samples, real = [one["set_metrics"]["samples"] for one in both], both[0]["set_metrics"]["real"]
+    sets = [*samples, real]
+    power = [100 * test["sharpness"]["high_frequency_power"] for test in tests]
+    rows = [
+        ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
+        ["high-frequency power of reconstructions", *(f"{x:.0f} %" for x in power), "100 %"],
+        [
+            "bits per code (baseline per position)",
+            *(
+                f"{prior['bits_per_code'][0]:.2f} ({prior['baselines']['per position']:.2f})"
+                for prior in priors
+            ),
+            "",
+        ],
+        ["KID of samples", *(_with_interval(row["kid"]) for row in sets)],
+        [
+            "precision, recall of samples",
+            *(f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}" for row in sets),
+        ],
+    ]
+    return markdown(["score", *(f"`{name}`" for name in names), "real slices"], rows)
+
+
 def results_table() -> str:
     """A row for each set of weights, from its `scores.json`."""
-    rows = [
-        {"name": path.parent.name, **read_json(path)}
-        for path in sorted(WEIGHTS.glob("*/scores.json"))
-    ]
-
-    def of_prior(cell: Callable) -> Callable:
-        return lambda row: cell(row["prior_test"]) if "prior_test" in row else ""
-
-    columns = {
-        "weights": lambda row: f"`{row['name']}`",
-        "frame": lambda row: "{} px, {}".format(
-            row["frame"]["size"], "cropped" if row["frame"]["crop"] else "whole"
-        ),
-        "bits per slice": lambda row: f"{row['test']['bits_per_slice']:.0f}",
-        "SSIM": lambda row: f"{Estimate(*row['test']['ssim'])}",
-        "brain SSIM": lambda row: f"{Estimate(*row['test']['brain_ssim'])}",
-        "PSNR": lambda row: f"{row['test']['psnr_db'][0]:.1f} dB",
-        "high-frequency power": lambda row: (
-            f"{100 * row['test']['sharpness']['high_frequency_power']:.0f} %"
-        ),
-        "perplexity (on brain)": lambda row: (
-            f"{row['test']['perplexity']} ({row['test']['perplexity_brain']})"
-        ),
-        "bits per code": of_prior(lambda prior: f"{Estimate(*prior['bits_per_code'])}"),
-        "baseline per position": of_prior(
-            lambda prior: f"{prior['baselines']['per position']:.3f}"
-        ),
-        "per slice index and position": of_prior(
-            lambda prior: f"{prior['baselines']['per slice index and position']:.3f}"
-        ),
-    }
-    return markdown(columns, rows)
-
-
-def headline_table() -> str:
-    """Our weights beside the reference and beside real slices, in five lines."""
-    ours, reference = (read_json(WEIGHTS / name / "scores.json") for name in (PICTURED, REFERENCE))
-    real = ours["set_metrics"]["real"]
-
-    def both(measure: Callable) -> tuple[str, str]:
-        return measure(ours), measure(reference)
-
-    def bits(scores: dict) -> str:
-        prior = scores["prior_test"]
-        return f"{prior['bits_per_code'][0]:.2f} ({prior['baselines']['per position']:.2f})"
-
-    def precision_recall(row: dict) -> str:
-        return f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}"
-
-    rows = [
-        (
-            "brain SSIM of reconstructions",
-            *both(lambda scores: _with_interval(scores["test"]["brain_ssim"])),
-            "1",
-        ),
-        (
-            "high-frequency power of reconstructions",
-            *both(lambda s: f"{100 * s['test']['sharpness']['high_frequency_power']:.0f} %"),
-            "100 %",
-        ),
-        ("bits per code (baseline per position)", *both(bits), ""),
-        (
-            "KID of samples",
-            *both(lambda scores: _with_interval(scores["set_metrics"]["samples"]["kid"])),
-            _with_interval(real["kid"]),
-        ),
-        (
-            "precision, recall of samples",
-            *both(lambda scores: precision_recall(scores["set_metrics"]["samples"])),
-            precision_recall(real),
-        ),
-    ]
-    headings = ("score", f"`{PICTURED}`", f"`{REFERENCE}`", "real slices")
-    return markdown(
-        {heading: lambda row, at=at: row[at] for at, heading in enumerate(headings)}, rows
-    )
+    headings = "weights|frame|bits per slice|SSIM|brain SSIM|PSNR|high-frequency power"
+    headings += "|perplexity (on brain)|bits per code|baseline per position"
+    headings += "|per slice index and position"
+    rows = []
+    for path in sorted(WEIGHTS.glob("*/scores.json")):
+        scores = read_json(path)
+        test, frame, prior = scores["test"], scores["frame"], scores.get("prior_test")
+        row = [
+            f"`{path.parent.name}`",
+            f"{frame['size']} px, {'cropped' if frame['crop'] else 'whole'}",
+            f"{test['bits_per_slice']:.0f}",
+            f"{Estimate(*test['ssim'])}",
+            f"{Estimate(*test['brain_ssim'])}",
+            f"{test['psnr_db'][0]:.1f} dB",
+            f"{100 * test['sharpness']['high_frequency_power']:.0f} %",
+            f"{test['perplexity']} ({test['perplexity_brain']})",
+        ]
+        if prior:
+            tables = ("per position", "per slice index and position")
+            row += [f"{Estimate(*prior['bits_per_code'])}"]
+            row += [f"{prior['baselines'][table]:.3f}" for table in tables]
+        rows.append(row if prior else [*row, "", "", ""])
+    return markdown(headings.split("|"), rows)
 
 
 def set_metrics_table() -> str:
@@ -146,81 +115,68 @@ def set_metrics_table() -> str:
     ours, reference = (
         read_json(WEIGHTS / name / "scores.json")["set_metrics"] for name in (PICTURED, REFERENCE)
     )
-    rows = [
-        ("real, other subjects", ours["real"]),
-        (f"reconstructed by `{PICTURED}`", ours["reconstructed"]),
-        (f"samples of `{PICTURED}`", ours["samples"]),
-        ("reconstructed by the reference", reference["reconstructed"]),
-        ("samples of the reference", reference["samples"]),
-    ]
-    scores = {
-        "KID": "kid",
-        "KID in random features": "kid_random",
-        "precision": "precision",
-        "recall": "recall",
-        "density": "density",
-        "coverage": "coverage",
-        "pairwise SSIM": "pairwise_ssim",
+    sets = {
+        "real, other subjects": ours["real"],
+        f"reconstructed by `{PICTURED}`": ours["reconstructed"],
+        f"samples of `{PICTURED}`": ours["samples"],
+        "reconstructed by the reference": reference["reconstructed"],
+        "samples of the reference": reference["samples"],
     }
-    columns = {"set": lambda row: row[0]} | {
-        heading: lambda row, score=score: _with_interval(row[1][score])
-        for heading, score in scores.items()
-    }
-    return markdown(columns, rows)
+    scores = ("kid", "kid_random", "precision", "recall", "density", "coverage", "pairwise_ssim")
+    rows = [[name, *(_with_interval(row[score]) for score in scores)] for name, row in sets.items()]
+    headings = ["set", "KID", "KID in random features", *scores[2:-1], "pairwise SSIM"]
+    return markdown(headings, rows)
 
 
 def tokenizers_table() -> str:
     """What our prior needs for the 10 x 10 codes of several tokenizers."""
-
-    def saved(row: dict) -> str:
-        prior = row["prior"]
-        codes = row["scores"]["bits_per_slice"] / prior["baselines"]["uniform"]
-        bits = prior["baselines"]["per position"] - prior["bits_per_code"][0]
-        return f"{codes * bits:.0f} bits"
-
-    columns = {
-        "codes of": lambda row: f"`{row['name']}`" if row["name"] in RECIPES else row["name"],
-        "positions with brain": lambda row: f"{100 * row['brain_positions']:.0f} %",
-        "brain SSIM": lambda row: f"{Estimate(*row['scores']['brain_ssim'])}",
-        "baseline per position": lambda row: f"{row['prior']['baselines']['per position']:.3f}",
-        "our prior": lambda row: f"{Estimate(*row['prior']['bits_per_code'])}",
-        "ratio": lambda row: f"{row['prior']['ratio_to_per_position']:.2f}",
-        "saved per slice": saved,
-    }
-    return markdown(columns, list(pretrained.results("tokenizers")["tokenizers"].values()))
+    headings = ["codes of", "positions with brain", "brain SSIM", "baseline per position"]
+    headings += ["our prior", "ratio", "saved per slice"]
+    rows = []
+    for one in pretrained.results("tokenizers")["tokenizers"].values():
+        scores, prior = one["scores"], one["prior"]
+        baseline, bits = prior["baselines"]["per position"], prior["bits_per_code"]
+        codes = scores["bits_per_slice"] / prior["baselines"]["uniform"]
+        rows.append(
+            [
+                f"`{one['name']}`" if one["name"] in RECIPES else one["name"],
+                f"{100 * one['brain_positions']:.0f} %",
+                f"{Estimate(*scores['brain_ssim'])}",
+                f"{baseline:.3f}",
+                f"{Estimate(*bits)}",
+                f"{prior['ratio_to_per_position']:.2f}",
+                f"{codes * (baseline - bits[0]):.0f} bits",
+            ]
+        )
+    return markdown(headings, rows)
 
 
 def image_sizes_table() -> str:
     """What larger slices cost, as multiples of the cost of the smallest ones."""
-    rows = pretrained.results("image_sizes")["sizes"]
+    sizes = pretrained.results("image_sizes")["sizes"]
 
-    def multiple(cost: Callable) -> Callable:
-        return lambda row: f"{cost(row) / cost(rows[0]):.1f}"
+    def costs(size: dict) -> np.ndarray:
+        steps = (
+            size[step] / batch
+            for step, batch in zip(("fit_step", "prior_step"), size["batch_size"])
+        )
+        return np.array([*steps, size["sample"], size["peak_gb"]])
 
-    columns = {
-        "slices": lambda row: row["name"],
-        "codes": lambda row: str(row["positions"]),
-        "bits": lambda row: str(row["bits"]),
-        "stage 1": multiple(lambda row: row["fit_step"] / row["batch_size"][0]),
-        "stage 2": multiple(lambda row: row["prior_step"] / row["batch_size"][1]),
-        "sampling": multiple(lambda row: row["sample"]),
-        "memory": multiple(lambda row: row["peak_gb"]),
-    }
-    return markdown(columns, rows)
+    headings = ["slices", "codes", "bits", "stage 1", "stage 2", "sampling", "memory"]
+    rows = [
+        [size["name"], str(size["positions"]), str(size["bits"])]
+        + [f"{multiple:.1f}" for multiple in costs(size) / costs(sizes[0])]
+        for size in sizes
+    ]
+    return markdown(headings, rows)
 
 
 def speed_table() -> str:
-    """How many times as much our recipe does in a second as the plain ones."""
+    """How many times as much our recipe does in a second as the simpler ones."""
+    headings = ["our recipe against", "images trained on", "maps trained on", "maps sampled"]
     ratios = pretrained.results("speed")["ratios"]
-    columns = {"our recipe against": lambda row: row[0]} | {
-        heading: lambda row, key=key: f"{row[1][key]:.{int(row[1][key] < 10)}f}"
-        for heading, key in (
-            ("images trained on", "images"),
-            ("maps trained on", "maps"),
-            ("maps sampled", "samples"),
-        )
-    }
-    return markdown(columns, list(ratios.items()))
+    rows = [[name, *(f"{x:.{int(x < 10)}f}" for x in row.values())] for name, row in ratios.items()]
+    return markdown(headings, rows)
 
 
 TABLES = {

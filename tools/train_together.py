@@ -38,6 +38,7 @@ from oasis_helpers.training import Batches, fit_prior, learning_rate, verify_run
 from oasis_helpers.vqvae import VQVAE
 
 CHUNK = 64  # slices that are read and encoded at a time
+SETTINGS = ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")  # KERAS_DISTRIBUTION_...
 PATIENCE = 60  # seconds that a worker waits for the others; JAX waits up to 300 and then aborts
 
 
@@ -146,12 +147,6 @@ def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: 
         with local_scope():
             codes.append(vqvae.encode(images))
     return gather(np.concatenate(codes), folder / f"codes-{view}", worker)
-
-
-# ------------------------------------------------------------------------------------ workers
-
-
-SETTINGS = ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")
 
 
 def join_workers() -> Worker:

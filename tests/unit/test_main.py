@@ -85,3 +85,39 @@ def test_an_import_that_fails_is_a_sentence(monkeypatch):
     monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
     with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
         doors.main()
+
+
+def test_names_that_the_terminal_cannot_show_end_no_command():
+    code = "from oasis_helpers.__main__ import ending_with_a_sentence as end; end(lambda: print('ö'))"
+    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "\\xf6", "")
+
+
+def test_an_import_that_fails_is_a_sentence(monkeypatch):
+    def fail(*words, **options):
+        raise ModuleNotFoundError("No module named 'jax'")
+
+    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
+    monkeypatch.setattr(doors.runpy, "run_module", fail)
+    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
+    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
+        doors.main()
+
+
+def test_names_that_the_terminal_cannot_show_end_no_command():
+    code = "from oasis_helpers.__main__ import ending_with_a_sentence as end; end(lambda: print('ö'))"
+    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    run = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "\\xf6", "")
+
+
+def test_an_import_that_fails_is_a_sentence(monkeypatch):
+    def fail(*words, **options):
+        raise ModuleNotFoundError("No module named 'jax'")
+
+    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
+    monkeypatch.setattr(doors.runpy, "run_module", fail)
+    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
+    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
+        doors.main()

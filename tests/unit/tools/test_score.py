@@ -54,6 +54,8 @@ def test_damaged_weights_are_not_scored(recipe, weights, refused):
 
 def test_fine_tuning_needs_the_weights_that_it_starts_from(recipe, weights, monkeypatch, refused):
     monkeypatch.setitem(RECIPES, "base", Recipe("oasis1", 16))
+    monkeypatch.setitem(RECIPES, "base", Recipe("oasis1", 16))
+    monkeypatch.setitem(RECIPES, "base", Recipe("oasis1", 16))
     monkeypatch.setitem(RECIPES, "fine", Recipe("oasis1", 16, fine_tunes="base"))
     words = "There are no weights named 'base'", "`make train NAME=base` trains them."
     refused(lambda: train.train_weights("fine"), *words, error=FileNotFoundError)

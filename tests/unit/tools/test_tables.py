@@ -6,8 +6,7 @@ from tools import tables
 
 
 def test_a_table_has_a_row_for_each_result():
-    columns = {"name": lambda row: row[0], "bits": lambda row: f"{row[1]:.1f}"}
-    assert tables.markdown(columns, [("a", 1), ("b", 2.25)]) == (
+    assert tables.markdown(["name", "bits"], [["a", "1.0"], ["b", "2.2"]]) == (
         "| name | bits |\n| --- | --: |\n| a | 1.0 |\n| b | 2.2 |"
     )
 
