@@ -6,7 +6,9 @@ import tensorflow as tf
 from workers import rings
 
 from oasis_helpers.distributed import mirrored
-from oasis_helpers.recipes import improved_vqvae
+from oasis_helpers.layers import EMAVectorQuantizer
+from oasis_helpers.recipes import patch_networks
+from oasis_helpers.vqvae import VQVAE
 
 images = rings()
 processor = tf.config.list_physical_devices("CPU")[0]
@@ -17,9 +19,9 @@ def trained(strategy, restarts: bool):
     """The curves, and the quantiser's values on every device, {name: [one array a device]}."""
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = improved_vqvae(0.1, 16, num_embeddings=16, widths=(8, 8), blocks=1)
-        model.quantizer.start_from_data = restarts
-        model.quantizer.restart_below = 0.1 if restarts else 0
+        encoder, decoder = patch_networks(16, widths=(8, 8), blocks=1)
+        options = {"start_from_data": restarts, "restart_below": 0.1 if restarts else 0}
+        model = VQVAE(encoder, EMAVectorQuantizer(16, 16, **options), decoder, 0.1, 3.0)
         model = mirrored(model) if strategy.num_replicas_in_sync > 1 else model
         model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     history = model.fit(images, images, 16, 3, shuffle=False, verbose=0).history

@@ -140,4 +140,4 @@ def test_weights_are_trained_scored_and_released(tiny, cohort_root):
     codes = models.vqvae.encode(images)
     np.testing.assert_array_equal(fine.vqvae.encode(images), codes)
     assert not np.array_equal(fine.vqvae.decode(codes), models.vqvae.decode(codes))
-    assert "not the patient's own" in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()
+    assert "not the subject's own" in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()

@@ -187,12 +187,12 @@ def test_a_missing_worker_is_named(tmp_path, rank):
 
 @ON_LINUX
 def test_a_worker_that_is_stopped_is_named(tmp_path):
-    survivor, stopped = start(tmp_path, "--patience=8", "--stop-after=3", count=2)
+    survivor, stopped = start(tmp_path, "--patience=20", "--stop-after=3", count=2)
     try:
-        printed = ended_within(survivor, 120)
+        printed = ended_within(survivor, 240)
     finally:
         stopped.kill()
-    assert "Worker 1 of 2 has seen no sign of life of worker 2 for 8.0 seconds" in printed
+    assert "Worker 1 of 2 has seen no sign of life of worker 2 for 20.0 seconds" in printed
     assert "start all workers again" in printed and "Check failure stack trace" not in printed
 
 
