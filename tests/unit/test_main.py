@@ -67,6 +67,17 @@ def test_the_data_folder_is_made_absolute_for_the_kernels(monkeypatch, tmp_path)
     assert doors.os.environ["OASIS_DATA_DIR"] == str(tmp_path / "slices")
 
 
+def test_an_import_that_fails_is_a_sentence(monkeypatch):
+    def fail(*words, **options):
+        raise ModuleNotFoundError("No module named 'jax'")
+
+    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
+    monkeypatch.setattr(doors.runpy, "run_module", fail)
+    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
+    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
+        doors.main()
+
+
 def test_names_that_the_terminal_cannot_show_end_no_command():
     code = (
         "from oasis_helpers.__main__ import ending_with_a_sentence as end; end(lambda: print('ö'))"
@@ -74,50 +85,3 @@ def test_names_that_the_terminal_cannot_show_end_no_command():
     settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
     run = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "\\xf6", "")
-
-
-def test_an_import_that_fails_is_a_sentence(monkeypatch):
-    def fail(*words, **options):
-        raise ModuleNotFoundError("No module named 'jax'")
-
-    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
-    monkeypatch.setattr(doors.runpy, "run_module", fail)
-    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
-    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
-        doors.main()
-
-
-def test_names_that_the_terminal_cannot_show_end_no_command():
-    code = "from oasis_helpers.__main__ import ending_with_a_sentence as end; end(lambda: print('ö'))"
-    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    run = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
-    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "\\xf6", "")
-
-
-def test_an_import_that_fails_is_a_sentence(monkeypatch):
-    def fail(*words, **options):
-        raise ModuleNotFoundError("No module named 'jax'")
-
-    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
-    monkeypatch.setattr(doors.runpy, "run_module", fail)
-    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
-    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
-        doors.main()
-
-
-def test_names_that_the_terminal_cannot_show_end_no_command():
-    code = "from oasis_helpers.__main__ import ending_with_a_sentence as end; end(lambda: print('ö'))"
-    settings = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    run = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
-    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "\\xf6", "")
-
-
-def test_an_import_that_fails_is_a_sentence(monkeypatch):
-    def fail(*words, **options):
-        raise ModuleNotFoundError("No module named 'jax'")
-
-    monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
-    monkeypatch.setattr(doors.runpy, "run_module", fail)
-    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
-    with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
-        doors.main()

@@ -286,71 +286,19 @@ def test_only_weights_with_a_recipe_are_said_to_be_trainable(tmp_path, monkeypat
     assert ("`make train NAME=" in str(caught.value)) == advised
 
 
+@pytest.mark.parametrize("setting", ["image_data_format", "floatx"])
+def test_settings_of_another_project_are_named(untrained, refused, setting):
+    """`~/.keras/keras.json` is read by Keras when it is imported."""
+    change, value = getattr(keras.config, f"set_{setting}"), getattr(keras.config, setting)()
+    change({"image_data_format": "channels_first", "floatx": "float16"}[setting])
+    try:
+        words = "keras.json", "expected float32 and channels_last", "KERAS_HOME"
+        refused(lambda: pretrained.load_model(untrained / "vqvae.keras"), *words)
+    finally:
+        change(value)
+
+
 def test_a_package_outside_of_the_repository_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "site-packages" / "data" / "weights")
     with pytest.raises(FileNotFoundError, match=r"outside of its repository; .*--editable"):
         pretrained.load_pretrained("cohort")
-
-
-@pytest.mark.parametrize("setting", ["image_data_format", "floatx"])
-def test_settings_of_another_project_are_named(untrained, refused, setting):
-    """`~/.keras/keras.json` is read by Keras when it is imported."""
-    change, value = getattr(keras.config, f"set_{setting}"), getattr(keras.config, setting)()
-    change({"image_data_format": "channels_first", "floatx": "float16"}[setting])
-    try:
-        words = "keras.json", "expected float32 and channels_last", "KERAS_HOME"
-        refused(lambda: pretrained.load_model(untrained / "vqvae.keras"), *words)
-    finally:
-        change(value)
-
-
-@pytest.mark.parametrize(("name", "advised"), [("oasis1", True), ("oasis2", False)])
-def test_only_weights_with_a_recipe_are_said_to_be_trainable(tmp_path, monkeypatch, name, advised):
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError) as caught:
-        pretrained.load_pretrained(name)
-    assert ("`make train NAME=" in str(caught.value)) == advised
-
-
-def test_a_package_outside_of_the_repository_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "site-packages" / "data" / "weights")
-    with pytest.raises(FileNotFoundError, match="outside of its repository; .*--editable"):
-        pretrained.load_pretrained("cohort")
-
-
-@pytest.mark.parametrize("setting", ["image_data_format", "floatx"])
-def test_settings_of_another_project_are_named(untrained, refused, setting):
-    """`~/.keras/keras.json` is read by Keras when it is imported."""
-    change, value = getattr(keras.config, f"set_{setting}"), getattr(keras.config, setting)()
-    change({"image_data_format": "channels_first", "floatx": "float16"}[setting])
-    try:
-        words = "keras.json", "expected float32 and channels_last", "KERAS_HOME"
-        refused(lambda: pretrained.load_model(untrained / "vqvae.keras"), *words)
-    finally:
-        change(value)
-
-
-@pytest.mark.parametrize(("name", "advised"), [("oasis1", True), ("oasis2", False)])
-def test_only_weights_with_a_recipe_are_said_to_be_trainable(tmp_path, monkeypatch, name, advised):
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
-    with pytest.raises(FileNotFoundError) as caught:
-        pretrained.load_pretrained(name)
-    assert ("`make train NAME=" in str(caught.value)) == advised
-
-
-def test_a_package_outside_of_the_repository_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "site-packages" / "data" / "weights")
-    with pytest.raises(FileNotFoundError, match="outside of its repository; .*--editable"):
-        pretrained.load_pretrained("cohort")
-
-
-@pytest.mark.parametrize("setting", ["image_data_format", "floatx"])
-def test_settings_of_another_project_are_named(untrained, refused, setting):
-    """`~/.keras/keras.json` is read by Keras when it is imported."""
-    change, value = getattr(keras.config, f"set_{setting}"), getattr(keras.config, setting)()
-    change({"image_data_format": "channels_first", "floatx": "float16"}[setting])
-    try:
-        words = "keras.json", "expected float32 and channels_last", "KERAS_HOME"
-        refused(lambda: pretrained.load_model(untrained / "vqvae.keras"), *words)
-    finally:
-        change(value)

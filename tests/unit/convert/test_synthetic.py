@@ -147,21 +147,3 @@ def test_what_a_killed_process_left_is_removed_an_hour_later(tmp_path):
     os.utime(old, (0, 0))
     make_cohort(tmp_path / "cohort", (1, 0, 0))
     assert not old.exists() and new.exists()
-
-
-def test_what_a_killed_process_left_is_removed_an_hour_later(tmp_path):
-    old, new = tmp_path / ".cohort-old", tmp_path / ".cohort-new"
-    for scrap in (old, new):
-        (scrap / "cohort").mkdir(parents=True)
-    os.utime(old, (0, 0))
-    make_cohort(tmp_path / "cohort", (1, 0, 0))
-    assert not old.exists() and new.exists()
-
-
-def test_what_a_killed_process_left_is_removed_an_hour_later(tmp_path):
-    old, new = tmp_path / ".cohort-old", tmp_path / ".cohort-new"
-    for scrap in (old, new):
-        (scrap / "cohort").mkdir(parents=True)
-    os.utime(old, (0, 0))
-    make_cohort(tmp_path / "cohort", (1, 0, 0))
-    assert not old.exists() and new.exists()

@@ -99,6 +99,13 @@ def test_a_missing_package_fails_and_is_named(repository, capsys):
     assert exit_status(capsys) == 1
 
 
+def test_names_that_the_terminal_cannot_show_end_no_check():
+    settings = {"PYTHONIOENCODING": "ascii", "OASIS_DATA_DIR": "/tmp/Größe"}
+    command = [sys.executable, "-m", "tools.doctor"]
+    run = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True)
+    assert "/tmp/Gr\\xf6\\xdfe is not a folder" in run.stdout and not run.stderr
+
+
 def test_a_backend_that_is_not_installed_fails_and_intel_macs_are_named(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor.check_backend() == (
@@ -128,83 +135,6 @@ def test_missing_and_cut_files_of_a_package_fail(repository, monkeypatch):
         damage()
         status, text = doctor.check_packages()
         assert status == "FAIL" and "broken is damaged" in text and "--force-reinstall" in text
-
-
-def test_names_that_the_terminal_cannot_show_end_no_check():
-    settings = {"PYTHONIOENCODING": "ascii", "OASIS_DATA_DIR": "/tmp/Größe"}
-    command = [sys.executable, "-m", "tools.doctor"]
-    run = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True)
-    assert "/tmp/Gr\\xf6\\xdfe is not a folder" in run.stdout and not run.stderr
-
-
-def test_a_backend_that_is_not_installed_fails_and_intel_macs_are_named(monkeypatch):
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    assert doctor.check_backend() == (
-        "FAIL",
-        "Keras backend: 'tensorflow' is not installed; TensorFlow 2.21 has no wheel for Intel Macs: "
-        "use a Linux container there",
-    )
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert doctor.check_backend() == ("FAIL", "Keras backend: 'jax' is not installed")
-
-
-def test_missing_and_cut_files_of_a_package_fail(repository, monkeypatch):
-    """As an installation leaves them that was killed: `pip check` finds nothing."""
-    packages = repository / "packages"
-    info = packages / "broken-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (info / "RECORD").write_text("whole.py,,3\nunchecked.py,,\n../../bin/script,,9\n")
-    (packages / "whole.py").write_text("a=1")
-    (repository / "requirements.lock").write_text("broken==1 \\\n")
-    monkeypatch.setattr(sys, "path", [str(packages)])
-    assert doctor.check_packages() == ("ok", "packages: 1 as locked")
-    for damage in (lambda: (packages / "whole.py").write_text("a="), (packages / "whole.py").unlink):
-        damage()
-        status, text = doctor.check_packages()
-        assert status == "FAIL" and "broken is damaged" in text and "--force-reinstall" in text
-
-
-def test_names_that_the_terminal_cannot_show_end_no_check():
-    settings = {"PYTHONIOENCODING": "ascii", "OASIS_DATA_DIR": "/tmp/Größe"}
-    command = [sys.executable, "-m", "tools.doctor"]
-    run = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True)
-    assert "/tmp/Gr\\xf6\\xdfe is not a folder" in run.stdout and not run.stderr
-
-
-def test_a_backend_that_is_not_installed_fails_and_intel_macs_are_named(monkeypatch):
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    assert doctor.check_backend() == (
-        "FAIL",
-        "Keras backend: 'tensorflow' is not installed; TensorFlow 2.21 has no wheel for Intel Macs: "
-        "use a Linux container there",
-    )
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert doctor.check_backend() == ("FAIL", "Keras backend: 'jax' is not installed")
-
-
-def test_missing_and_cut_files_of_a_package_fail(repository, monkeypatch):
-    """As an installation leaves them that was killed: `pip check` finds nothing."""
-    packages = repository / "packages"
-    info = packages / "broken-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (info / "RECORD").write_text("whole.py,,3\nunchecked.py,,\n../../bin/script,,9\n")
-    (packages / "whole.py").write_text("a=1")
-    (repository / "requirements.lock").write_text("broken==1 \\\n")
-    monkeypatch.setattr(sys, "path", [str(packages)])
-    assert doctor.check_packages() == ("ok", "packages: 1 as locked")
-    for damage in (lambda: (packages / "whole.py").write_text("a="), (packages / "whole.py").unlink):
-        damage()
-        status, text = doctor.check_packages()
-        assert status == "FAIL" and "broken is damaged" in text and "--force-reinstall" in text
-
-
-def test_names_that_the_terminal_cannot_show_end_no_check():
-    settings = {"PYTHONIOENCODING": "ascii", "OASIS_DATA_DIR": "/tmp/Größe"}
-    command = [sys.executable, "-m", "tools.doctor"]
-    run = subprocess.run(command, cwd=REPOSITORY, env=settings, capture_output=True, text=True)
-    assert "/tmp/Gr\\xf6\\xdfe is not a folder" in run.stdout and not run.stderr
 
 
 def test_another_version_is_a_warning_and_is_named(repository, capsys):
