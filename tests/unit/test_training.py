@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from oasis_helpers import load_slices, recipes, training
-from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.data import SliceSet, with_mirrored
-from oasis_helpers.pixelcnn import GatedPixelCNN
 
 EPOCHS = 4
 
@@ -196,39 +194,6 @@ def small_model():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd")
     return model
-
-
-def diverging(kind: str) -> tuple:
-    """A model, batches for it, and a learning rate that is too high."""
-    rng = np.random.default_rng(0)
-    images, indices = rng.random((16, 16, 16, 1), "float32"), np.arange(16)
-    codes, rate = rng.integers(12, size=(16, 4, 4)), keras.optimizers.SGD(1e30)
-    small = {"num_embeddings": 12, "widths": (4, 4), "blocks": 1, "patch": (2, 2)}
-    if kind == "prior":
-        model = GatedPixelCNN(12, (4, 4), filters=4, blocks=1, num_heads=1)
-        model.compile(rate, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        return model, training.Batches.of((codes, indices), codes, 8)
-    model = (
-        recipes.reference_vqvae(1.0, 16, 12)
-        if kind == "reference"
-        else recipes.improved_vqvae(1.0, 16, **small)
-    )
-    if kind != "decoder":
-        model.compile(rate)
-        return model, training.Batches.of(images, images, 8)
-    model = AdversarialDecoder(model, patch_discriminator(16, (0, 0, 16, 16), 8))
-    model.compile(rate)
-    return model, training.Batches.of(codes, images, 8)
-
-
-@pytest.mark.parametrize("kind", ["improved", "reference", "decoder", "prior"])
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_learning_rate_too_high_is_named(tmp_path, refused, kind, kept):
-    model, batches = diverging(kind)
-    words = [r"The loss became ", " in epoch ", " at a learning rate of 1e+30; "]
-    words += [f"remove {tmp_path} and " if kept else "", "train with a lower one."]
-    checkpoint = training.Checkpoint(tmp_path) if kept else None
-    refused(lambda: training.fit(model, batches, 20, None, (), checkpoint), *words)
 
 
 def test_the_best_epoch_is_kept_with_its_value(tmp_path):
