@@ -48,6 +48,7 @@ def few(monkeypatch, cohort_root, load_few):
     return {split: load(cohort_root, split) for split in SPLITS}
 
 
+@pytest.mark.long
 def test_ablation_resumes(few, cohort_root, tmp_path, monkeypatch):
     file = tmp_path / "results.json"
     monkeypatch.setattr(ablation, "VARIANTS", [ablation.VARIANTS[0], ablation.VARIANTS[-1]])
@@ -75,6 +76,7 @@ def test_every_quantiser_trains(quantizer):
     assert model.decode(model.encode(images)).shape == images.shape
 
 
+@pytest.mark.long
 def test_rates_of_ours_and_of_codecs(few, cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(rates, "VARIANTS", [rates.VARIANTS[0], rates.VARIANTS[-1]])
     by_family = {}
@@ -88,12 +90,14 @@ def test_rates_of_ours_and_of_codecs(few, cohort_root, tmp_path, monkeypatch):
         assert list(bits) == sorted(bits) and list(scores) == sorted(scores)
 
 
+@pytest.mark.long
 def test_time_to_target(few, cohort_root):
     result = time_to_target.measure(cohort_root, epochs=1)
     assert len(result["reference"]) == 1 and len(result["improved"]) >= 1
     assert result["speed_up"] is None or result["speed_up"] > 0
 
 
+@pytest.mark.long
 def test_decoders_are_fine_tuned_from_one_start(few, cohort_root, tmp_path):
     measured = decoders.measure(cohort_root, tmp_path / "results.json", "cohort-faithful", steps=2)
     results = list(measured)
@@ -104,6 +108,7 @@ def test_decoders_are_fine_tuned_from_one_start(few, cohort_root, tmp_path):
     assert min(result["scores"]["ssim"][0] for result in results) > 0.8, "trained from scratch"
 
 
+@pytest.mark.long
 def test_temperatures(few, cohort_root, monkeypatch):
     monkeypatch.setattr(temperature, "TEMPERATURES", (0.3, 1.0))
     tables = temperature.measure(cohort_root, "cohort", stacks=6)["temperatures"]
@@ -112,6 +117,7 @@ def test_temperatures(few, cohort_root, monkeypatch):
     assert low["pairwise_ssim"][0] > usual["pairwise_ssim"][0]
 
 
+@pytest.mark.long
 def test_the_reference_prior_gets_the_same_codes(few, cohort_root):
     result = priors.measure(cohort_root, "cohort", seconds=1)
     assert result["seconds"] == 1 and result["epochs"] == 1
@@ -121,6 +127,7 @@ def test_the_reference_prior_gets_the_same_codes(few, cohort_root):
     assert 0 < result["bits_saved"] < 1
 
 
+@pytest.mark.long
 def test_our_prior_gets_the_codes_of_other_tokenizers(few, cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizers, "VARIANTS", tokenizers.VARIANTS[:1])
     tokenized, train_prior = [], training.train_prior
@@ -149,6 +156,7 @@ def test_our_prior_gets_the_codes_of_other_tokenizers(few, cohort_root, tmp_path
     assert list(tokenizers.measure(*arguments)) == results
 
 
+@pytest.mark.long
 def test_both_stages_from_the_disk_to_a_sample(cohort_root, monkeypatch):
     networks = SIZES["256"].vqvae | {"region": (0, 0, 64, 64), "widths": (8, 8, 8), "blocks": 1}
     small = Recipe(
@@ -173,6 +181,7 @@ def test_both_stages_from_the_disk_to_a_sample(cohort_root, monkeypatch):
     assert result["peak_gb"] is None or result["peak_gb"] > 0
 
 
+@pytest.mark.long
 def test_samplers_are_timed_and_agree():
     result = sampling.measure(maps=3, sides=(3,))
     [grid] = result["grids"]
@@ -180,6 +189,7 @@ def test_samplers_are_timed_and_agree():
     assert grid["cached"] > 0 and grid["compiled"] > 0 and grid["compiled_same_codes"] > 0.8
 
 
+@pytest.mark.long
 def test_speed_of_one_recipe(monkeypatch):
     monkeypatch.setattr(speed, "REPEATS", 2)
     quick = {
@@ -224,12 +234,14 @@ def test_compiled_sampler_samples_what_the_cache_samples():
     assert np.mean(one != other) > 0.1, "the slice index makes no difference"
 
 
+@pytest.mark.long
 def test_compiled_sampler_of_the_shipped_prior():
     prior, indices = load_pretrained("cohort").prior, np.arange(8) * 4
     sampled = CompiledSampler(prior, 8)(indices, seed=1)
     assert np.mean(sampled == sample_codes(prior, 8, indices, seed=1)) >= 0.999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [0, 1])
 def test_few_maps_are_compiled_too(n):
     prior = untrained_prior((2, 3))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,9 +149,7 @@ def notebook_in_the_repository(tmp_path):
     path = REPOSITORY / "build" / f"nbval-{tmp_path.name}"
     path.mkdir(parents=True)
     yield path
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
+    shutil.rmtree(path)
 
 
 def pytest_in(cwd: Path, *words, **settings) -> subprocess.CompletedProcess:

@@ -89,6 +89,7 @@ def compare(folder: Path, steps: int, devices: int) -> None:
             np.testing.assert_allclose(first[name], expected, atol=1e-3, rtol=0, err_msg=name)
 
 
+@pytest.mark.long
 @ON_LINUX
 def test_two_workers_learn_what_one_learns(tmp_path):
     compare(tmp_path, steps=24, devices=1)
@@ -122,6 +123,7 @@ def test_a_lost_worker_is_named_and_training_resumes_exactly(tmp_path):
         np.testing.assert_allclose(resumed[name], expected, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.long
 def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path, monkeypatch):
     compile_with = keras.Model.compile  # compiling by XLA would take longer than the rest
     monkeypatch.setattr(
@@ -174,6 +176,7 @@ def ended_within(started: subprocess.Popen, seconds: float) -> str:
     return printed
 
 
+@pytest.mark.long
 @ON_LINUX
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_missing_worker_is_named(tmp_path, rank):
@@ -185,6 +188,7 @@ def test_a_missing_worker_is_named(tmp_path, rank):
     assert f"KERAS_DISTRIBUTION_PROCESS_ID={rank}" in printed and "start all of them" in printed
 
 
+@pytest.mark.long
 @ON_LINUX
 def test_a_worker_that_is_stopped_is_named(tmp_path):
     survivor, stopped = start(tmp_path, "--patience=20", "--stop-after=3", count=2)
