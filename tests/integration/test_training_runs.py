@@ -130,6 +130,7 @@ def tiny(monkeypatch, tmp_path, cohort_root, load_few):
     return tmp_path / "weights"
 
 
+@pytest.mark.long
 def test_weights_are_trained_scored_and_released(tiny, cohort_root):
     scores = train.train_weights("tiny")
     models = load_pretrained("tiny")
