@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 
 import jinja2
@@ -207,13 +208,13 @@ def model_card(name: str, scores: dict) -> str:
     return template.render(name=name, outdated=scores["recipe"] != current, **scores)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.score", description=__doc__)
+def main(prog: str, description: str, command: Callable[[str], dict]) -> None:
+    """The command line: a command on the weights of a name; prints their scores."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("name", choices=sorted(RECIPES))
-    scores = score_weights(parser.parse_args().name)
+    scores = command(parser.parse_args().name)
     print(json.dumps({k: scores[k] for k in ("test", "prior_test") if k in scores}, indent=2))
 
 
 if __name__ == "__main__":
-    ending_with_a_sentence(main)
+    ending_with_a_sentence(lambda: main("python -m tools.score", __doc__, score_weights))

@@ -6,8 +6,6 @@ the finished files replace those in `data/weights/<name>/`.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +21,7 @@ from oasis_helpers.pretrained import (
     load_pretrained,
     save_model,
 )
-from oasis_helpers.recipes import RECIPES, Recipe
+from oasis_helpers.recipes import Recipe
 from oasis_helpers.training import (
     Checkpoint,
     EpochLines,
@@ -33,7 +31,7 @@ from oasis_helpers.training import (
     train_vqvae,
     verify_run_signature,
 )
-from tools.score import recipe_of, score_weights, splits_for
+from tools.score import main, recipe_of, score_weights, splits_for
 
 FINISHED = "finished.keras"
 
@@ -119,13 +117,5 @@ def _stage(
     return load_model(folder / FINISHED)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
-    parser.add_argument("name", choices=sorted(RECIPES))
-    scores = train_weights(parser.parse_args().name)
-    print(json.dumps({k: scores[k] for k in ("test", "prior_test") if k in scores}, indent=2))
-
-
 if __name__ == "__main__":
-    ending_with_a_sentence(main)
+    ending_with_a_sentence(lambda: main("python -m tools.train", __doc__, train_weights))

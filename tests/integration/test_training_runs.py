@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,8 +17,8 @@ from oasis_helpers import (
     training,
 )
 from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
-from oasis_helpers.data import SliceSet
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
+from tests.examples import heads
 from tools import features, score, train
 
 K, GRID = 12, (4, 4)
@@ -73,17 +72,6 @@ def test_the_second_stage_learns_codes_and_slice_indices(make, uses_index):
         assert right > none > wrong
     maps = sample_codes(prior, 8, 2, seed=1)
     np.testing.assert_array_equal(maps, sample_codes(prior, 8, 2, seed=1, cached=False))
-
-
-def heads(count, seed=0, size=32):
-    """Noisy ellipses that grow with the slice index."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] - size / 2
-    index = np.tile(np.arange(32), count).astype("int32")
-    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
-    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
-    numbers = np.repeat(np.arange(count), 32).astype("int32")
-    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
 
 
 def test_a_feature_network_learns_slice_index_and_corruption():

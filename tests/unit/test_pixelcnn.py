@@ -12,17 +12,10 @@ from oasis_helpers.pixelcnn import (
     MaskedPixelCNN,
     checked_slice_index,
 )
+from tests.examples import with_large_weights
 
 K = 12
 CODES = np.zeros((2, 4, 4), "int32")
-
-
-def with_large_weights(prior):
-    """Random weights, large enough that every earlier code makes a difference."""
-    rng = np.random.default_rng(3)
-    for weight in prior.trainable_weights:
-        weight.assign(rng.normal(0, 0.4, weight.shape))
-    return prior
 
 
 @functools.cache

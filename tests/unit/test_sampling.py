@@ -10,17 +10,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from oasis_helpers import sample_codes
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
 from oasis_helpers.sampling import fill, inverse_cdf, truncate_logits
+from tests.examples import with_large_weights
 
 K = 12
 CODES = np.zeros((2, 4, 4), "int32")
-
-
-def with_large_weights(prior):
-    """Random weights, large enough that every earlier code makes a difference."""
-    rng = np.random.default_rng(3)
-    for weight in prior.trainable_weights:
-        weight.assign(rng.normal(0, 0.4, weight.shape))
-    return prior
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,14 @@
 """Each score of a set on sets whose answer is known."""
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from oasis_helpers import set_metrics
-from oasis_helpers.data import SliceSet
 from oasis_helpers.metrics import ssim_scores
 from oasis_helpers.set_metrics import FeatureSet
+from tests.examples import heads
 
 SLICES = 12  # of each subject in feature space
 
@@ -20,17 +19,6 @@ def subjects(shift=0.0, spread=1.0, seed=0, count=16):
     middle = rng.normal(shift, spread, (count, 1, 6))
     slices = middle + 0.1 * rng.normal(size=(count, SLICES, 6))
     return FeatureSet(slices.reshape(-1, 6), np.repeat(np.arange(count), SLICES))
-
-
-def heads(count, seed=0, size=32):
-    """Noisy ellipses that grow with the slice index."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] - size / 2
-    index = np.tile(np.arange(32), count).astype("int32")
-    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
-    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
-    numbers = np.repeat(np.arange(count), 32).astype("int32")
-    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
 
 
 # -------------------------------------------------------------------------- between two sets

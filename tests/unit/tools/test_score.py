@@ -1,13 +1,13 @@
 """Scoring and training need a recipe, and its own data set."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from oasis_helpers.data import SliceSet, read_json, write_json
+from oasis_helpers.data import read_json, write_json
 from oasis_helpers.recipes import RECIPES, Recipe
+from tests.examples import heads
 from tools import score, train
 
 
@@ -91,17 +91,6 @@ def test_training_in_a_folder_that_may_not_be_written(
     with as_another_user(), pytest.raises(PermissionError) as caught:
         train.train_weights("tiny")
     assert caught.value.filename == str(open_folder / "tiny")
-
-
-def heads(count, seed=0, size=32):
-    """Noisy ellipses that grow with the slice index."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] - size / 2
-    index = np.tile(np.arange(32), count).astype("int32")
-    radius = (4 + index / 3)[:, None, None] + rng.normal(0, 0.1, (len(index), 1, 1))
-    images = (np.hypot(y, x) < radius) * rng.uniform(0.4, 0.9, (len(index), size, size))
-    numbers = np.repeat(np.arange(count), 32).astype("int32")
-    return SliceSet(images[..., None].astype("float32"), numbers, index, "train", Path())
 
 
 def test_samples_against_real_slices():
