@@ -28,11 +28,11 @@ def test_unknown_recipe(refused):
     refused(lambda: score.score_weights("oasis9"), words)
 
 
-@pytest.mark.parametrize("module", [score, train])
-def test_unknown_name_on_the_command_line(module, monkeypatch, capsys):
+@pytest.mark.parametrize("command", [score.score_weights, train.train_weights])
+def test_unknown_name_on_the_command_line(command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["command", "oasis9"])
     with pytest.raises(SystemExit) as ended:
-        module.main()
+        score.main("command", "its text", command)
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert "argument name: invalid choice: 'oasis9'" in message and "cohort" in message
