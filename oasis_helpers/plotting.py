@@ -2,7 +2,7 @@
 
 Intensities are grey from 0 to 1, and code maps use the perceptual colour map `viridis`. Curves and
 bars use the colours of Okabe and Ito (2008), which colour-blind readers can distinguish. A function
-returns its figure closed, so that a notebook shows it once, as the value of the cell.
+returns its figure closed, so that a notebook shows it once.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Pretrained:
             needed = "{train} / {validate} / {test}".format(**NEEDED)
             warnings.warn(
                 f"{root}: fewer than the {needed} subjects (train / validate / test) with "
-                f"{SLICES_PER_SUBJECT} slices each that the notebooks need; some cells will stop.",
+                f"{SLICES_PER_SUBJECT} slices each that the course needs; notebooks will stop.",
                 stacklevel=1,  # one place, so that it is shown once
             )
         if split == "test" and not self.scored_on(slices):
