@@ -228,11 +228,10 @@ def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict
     except (KeyError, TypeError):
         same = False
     if not same:
-        advice = f"`make score NAME={folder.name}` scores them again"
-        advice = advice if folder.parent == WEIGHTS else "move that folder away and train again"
+        shipped = f"`make score NAME={folder.name}` scores them again"
         raise ValueError(
             f"{folder}: scores.json or history.json belongs to other weights than those beside "
-            f"it; {advice}."
+            f"it; {shipped if folder.parent == WEIGHTS else 'move that folder and train again'}."
         )
 
 
@@ -255,15 +254,15 @@ def keep(stage: str, model: keras.Model, history: dict, slices: SliceSet) -> Non
 
     Raises:
         ValueError: for other arguments, and for a prior of the codes of another VQ-VAE.
-        FileNotFoundError: for a prior, where no VQ-VAE is kept.
-        OSError: when the folder cannot be written, or another process is writing it.
+        OSError: when no VQ-VAE is kept for a prior, the folder is in use or cannot be written.
     """
-    kind = {"vqvae": VQVAE, "prior": Prior}.get(stage, ())
-    if not isinstance(model, kind) or slices.split != "test":
+    if not isinstance(model, {"vqvae": VQVAE, "prior": Prior}.get(stage, ())):
         raise ValueError(
-            f"keep got {stage!r}, a {type(model).__name__} and {slices.split} slices; expected "
-            '"vqvae" and a VQVAE, or "prior" and a Prior, of the package, and test slices.'
+            f'keep got {stage!r} and a {type(model).__name__}; expected "vqvae" and a VQVAE, or '
+            '"prior" and a Prior, of the package.'
         )
+    if slices.split != "test":
+        raise ValueError(f"keep got slices of {slices.split}; expected the test slices.")
     try:
         with file_lock(MY_WEIGHTS, "keeping weights"):
             _keep(stage, model, history, slices)
@@ -286,12 +285,9 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
     old, new = (one.get_weights() if one else [] for one in (getattr(kept, stage, None), model))
     if len(old) == len(new) and all(map(np.array_equal, old, new)):
         return print(f"{MY_WEIGHTS.name}/mine holds these weights already.")
-    scores = {
-        "data": data_name(),
-        "frame": {"size": slices.images.shape[1], "crop": slices.crop, "side": slices.side},
-        "test_fingerprint": fingerprint(slices),
-    }
-    history, vqvae = {"recipe": scores["frame"] | {"data": scores["data"]}}, model
+    frame = {"size": slices.images.shape[1], "crop": slices.crop, "side": slices.side}
+    history, vqvae = {"recipe": {"data": data_name(), **frame}}, model
+    scores = {"data": data_name(), "frame": frame, "test_fingerprint": fingerprint(slices)}
     if stage == "prior":
         history, vqvae = kept.history, kept.vqvae
         codes = vqvae.encode(slices.images)
@@ -301,8 +297,8 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
                 f"This prior needs {bits.mean():.1f} bits per code on the codes of {mine}, more "
                 'than a guess: train it on them, with WEIGHTS = "mine" in notebook 05.'
             )
-        estimate = metrics.subject_interval(bits, slices.subjects)
-        scores["prior_test"] = {"bits_per_code": estimate.rounded()}
+        interval = metrics.subject_interval(bits, slices.subjects)
+        scores["prior_test"] = {"bits_per_code": interval.rounded()}
     history[stage] = {name: [float(value) for value in curve] for name, curve in curves.items()}
     scores |= {"recipe": history["recipe"], "test": metrics.reconstruction_table(vqvae, slices)}
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,7 +19,9 @@ NONE = "mine holds no weights of yours; run notebook 03 first."
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "MY_WEIGHTS", tmp_path / "my_weights")
-    monkeypatch.setattr(pretrained.metrics, "reconstruction_table", table)  # of noise: saves seconds
+    monkeypatch.setattr(
+        pretrained.metrics, "reconstruction_table", table
+    )  # of noise: saves seconds
     return tmp_path / "my_weights" / "mine"
 
 
@@ -106,20 +108,17 @@ def test_damaged_weights_are_refused_and_renamed(mine, vqvae, prior, test_slices
 def test_scores_of_other_weights_name_a_way_out(mine, vqvae, test_slices, refused):
     pretrained.keep("vqvae", vqvae, CURVES, test_slices)
     pretrained.save_model(other(vqvae), mine / "vqvae.keras")
-    refused(lambda: load_pretrained("mine"), "other weights", "move that folder away and train aga")
+    refused(lambda: load_pretrained("mine"), "other weights", "move that folder and train again.")
 
 
 def test_bad_arguments_are_one_sentence(mine, vqvae, prior, test_slices, slice_root, refused):
-    words = "keep got '{}', a {} and {} slices; expected \"vqvae\" and a VQVAE, or \"prior\""
+    words = 'keep got \'{}\' and a {}; expected "vqvae" and a VQVAE, or "prior" and a Prior, of '
     train = load_slices(slice_root, "train", 16)
-    for stage, model, slices in (
-        ("decoder", vqvae, test_slices),
-        ("vqvae", prior, test_slices),
-        ("prior", vqvae, test_slices),
-        ("vqvae", vqvae, train),
-    ):
-        sentence = words.format(stage, type(model).__name__, slices.split)
-        refused(lambda: pretrained.keep(stage, model, CURVES, slices), sentence)  # noqa: B023
+    for stage, model in (("decoder", vqvae), ("vqvae", prior), ("prior", vqvae)):
+        sentence = words.format(stage, type(model).__name__)
+        refused(lambda: pretrained.keep(stage, model, CURVES, test_slices), sentence)  # noqa: B023
+    sentence = "keep got slices of train; expected the test slices."
+    refused(lambda: pretrained.keep("vqvae", vqvae, CURVES, train), sentence)
     refused(lambda: load_pretrained("mine"), NONE, error=FileNotFoundError)
     refused(lambda: load_pretrained("mine-3"), "mine-3 holds no", error=FileNotFoundError)
     keep_prior = lambda: pretrained.keep("prior", prior, CURVES, test_slices)  # noqa: E731

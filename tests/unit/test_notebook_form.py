@@ -143,7 +143,7 @@ def test_deeper_sections_are_folded_and_stand_before_try_this(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_questions_have_one_right_answer(path):
     prose = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-    before, *after = re.split("^### Check yourself$", prose, flags=re.MULTILINE)
+    _, *after = re.split("^### Check yourself$", prose, flags=re.MULTILINE)
     assert len(after) == 1 and "\n## Exercises" in after[0]
     text = re.split("^#+ ", after[0], maxsplit=1, flags=re.MULTILINE)[0]
     questions, end = [], 0
