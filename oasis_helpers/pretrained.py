@@ -271,25 +271,25 @@ def keep(stage: str, model: keras.Model, history: dict, slices: SliceSet) -> Non
             raise
         raise type(error)(
             f"{error.filename} cannot be written ({error.strerror}), so your weights are not kept; "
-            "allow writing there, or free space, and run this cell again."
+            "allow writing there, or free space, and try again."
         ) from None
 
 
 def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> None:
-    mine, unfinished, kept = MY_WEIGHTS / "mine", MY_WEIGHTS / "unfinished", None
+    mine, unfinished, own = MY_WEIGHTS / "mine", MY_WEIGHTS / "unfinished", None
     try:
-        kept = load_pretrained("mine")
+        own = load_pretrained("mine")
     except (FileNotFoundError, ValueError):  # nothing, or damaged weights, which are renamed
         if stage == "prior":
             raise
-    old, new = (one.get_weights() if one else [] for one in (getattr(kept, stage, None), model))
+    old, new = (one.get_weights() if one else [] for one in (getattr(own, stage, None), model))
     if len(old) == len(new) and all(map(np.array_equal, old, new)):
         return print(f"{MY_WEIGHTS.name}/mine holds these weights already.")
     frame = {"size": slices.images.shape[1], "crop": slices.crop, "side": slices.side}
     history, vqvae = {"recipe": {"data": data_name(), **frame}}, model
     scores = {"data": data_name(), "frame": frame, "test_fingerprint": fingerprint(slices)}
     if stage == "prior":
-        history, vqvae = kept.history, kept.vqvae
+        history, vqvae = own.history, own.vqvae
         codes = vqvae.encode(slices.images)
         bits = metrics.bits_per_code(model.log_prob(codes, slices.slices), codes[0].size)
         if bits.mean() > np.log2(vqvae.num_embeddings) + 0.5:  # an untrained one needs log2 K
@@ -312,7 +312,7 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
         mine.rename(earlier)
     unfinished.rename(mine)
     line = f"Kept in {MY_WEIGHTS.name}/mine"
-    if stage == "prior" and not kept.prior:
+    if stage == "prior" and not own.prior:
         shutil.rmtree(earlier)  # all of it is in the new folder
     elif renamed:
         line += f"; the weights that were there are now {earlier.name}"
