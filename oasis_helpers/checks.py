@@ -17,24 +17,20 @@ Cases = dict[str, tuple[tuple, object]]
 
 def _report(exercise: str, function: Callable, cases: Cases, tried: str) -> None:
     """Calls the function on the cases, the simplest first, and prints the first failure."""
-    verdict = f"passed ({tried})"
     for hint, (arguments, expected) in cases.items():
         try:
-            result = function(*arguments)
-            if result is None or result is Ellipsis:
-                verdict = "not attempted yet, or nothing is returned"
-                break
-            failure = _failure(result, expected, hint)
+            failure = _failure(function(*arguments), expected, hint)
         except Exception as error:  # a student's code may raise anything
             failure = f"your code stopped with {type(error).__name__}: {error}"
         if failure:
-            verdict = failure
             break
-    print(f"{exercise}: {verdict}")
+    print(f"{exercise}: {failure or f'passed ({tried})'}")
 
 
 def _failure(result, expected, hint: str) -> str:
     """What is wrong with a result; "" if it is right."""
+    if result is None or result is Ellipsis:
+        return "not attempted yet, or nothing is returned"
     if callable(expected):
         return "" if expected(result) else hint
     if np.shape(result) != np.shape(expected):
