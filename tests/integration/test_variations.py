@@ -83,6 +83,8 @@ def as_in_a_notebook(loaded, monkeypatch):
         return [stage.get_weights() if stage else None for stage in stages]
 
     def load_once(name):
+        if name.startswith("mine"):  # may change between two calls
+            return load(name)
         key = name, random.getstate()  # loading takes numbers from Keras's global generator
         if key not in loaded:
             models = load(name)
