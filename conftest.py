@@ -1,7 +1,10 @@
 """Settings for the tests and for the notebooks that nbval runs."""
 
+import atexit
 import dataclasses
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import nbval.plugin
@@ -18,6 +21,10 @@ NAMED = os.environ.pop("OASIS_DATA_DIR", "") or os.environ.get("OASIS_REAL_SLICE
 os.environ["OASIS_REAL_SLICES"] = NAMED
 BESIDE = Path(__file__).resolve().parents[1] / "shared" / "oasis1"
 REAL_SLICES = Path(NAMED).expanduser().resolve() if NAMED else BESIDE
+# Notebook 03 keeps what it trains; a student's own weights stay as they are.
+KEPT = tempfile.mkdtemp()
+os.environ["OASIS_MY_WEIGHTS"] = str(Path(KEPT) / "my_weights")
+atexit.register(shutil.rmtree, KEPT, ignore_errors=True)
 
 
 ignore_other_settings()

@@ -399,10 +399,8 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
     """
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
-        facts = path.stat()
-        key.update(
-            f"{path.name} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode()
-        )
+        of = path.stat()
+        key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
     cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""

@@ -1,5 +1,6 @@
 """The form of notebooks and pages: complete, described, linked, and compared with their outputs."""
 
+import ast
 import html
 import re
 from pathlib import Path
@@ -20,6 +21,8 @@ PAGES = [
 ]
 IGNORED = "nbval-ignore-output"
 COMPARED_FLOOR = 0.75  # of the cells that print something
+MOST_WORDS, MOST_WORDS_IN_ALL, MOST_CODE_CELLS = 2500, 17_000, 45  # of the main path
+OPTION = re.compile(r"<details>\s*<summary>.*?</summary>\s*(.*?)\s*</details>", re.DOTALL)
 
 
 def relative(path: Path) -> str:
@@ -96,6 +99,77 @@ def test_notebook_form(path):
     assert [heading for heading in headings if heading in wanted] == wanted
     time_box = re.search(r"^\*\*Time\*\*:(.+?)\n\n", prose, re.M | re.S)
     assert time_box and all(word in time_box[1] for word in ("`tour`", "`full`", "work through"))
+
+
+def is_deeper(cell) -> bool:
+    return "deeper" in cell.metadata.get("tags", [])
+
+
+def words(path: Path) -> int:
+    """Of the text that every student reads: without the 'Deeper' sections."""
+    cells = (cell for cell in read(path).cells if cell.cell_type == "markdown")
+    return sum(len(cell.source.split()) for cell in cells if not is_deeper(cell))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_sitting(path):
+    assert words(path) <= MOST_WORDS
+    assert sum(not is_deeper(cell) for cell in code_cells(read(path))) <= MOST_CODE_CELLS
+
+
+def test_the_series_is_a_course():
+    assert sum(map(words, NOTEBOOKS)) <= MOST_WORDS_IN_ALL
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_deeper_sections_are_folded_and_stand_before_try_this(path):
+    cells = read(path).cells
+    tagged = [number for number, cell in enumerate(cells) if is_deeper(cell)]
+    headings = [n for n, cell in enumerate(cells) if re.search("^#+ Deeper", cell.source, re.M)]
+    assert set(headings) <= set(tagged)
+    if not tagged:
+        return
+    (end,) = (n for n, cell in enumerate(cells) if cell.source.startswith("## Try this"))
+    assert tagged == list(range(tagged[0], end)) and tagged[0] in headings
+    for number in tagged:
+        lines = cells[number].source.strip().split("\n")
+        if number in headings:  # JupyterLab folds what follows the cell of the heading
+            assert lines[0].startswith("## Deeper: ") and len(lines) == 1
+            assert cells[number].metadata.get("jp-MarkdownHeadingCollapsed") is True
+        elif cells[number].cell_type == "markdown":
+            assert not [line for line in lines if re.match("##? ", line)], "a section not 'Deeper'"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_questions_have_one_right_answer(path):
+    prose = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    _, *after = re.split("^### Check yourself$", prose, flags=re.MULTILINE)
+    assert len(after) == 1 and "\n## Exercises" in after[0]
+    text = re.split("^#+ ", after[0], maxsplit=1, flags=re.MULTILINE)[0]
+    questions, end = [], 0
+    for option in OPTION.finditer(text):
+        if text[end : option.start()].strip():  # the text of a question
+            questions.append([])
+        questions[-1].append(option[1].split(":")[0])
+        end = option.end()
+    assert 4 <= len(questions) <= 6
+    for answers in questions:
+        assert len(answers) >= 3 and sorted({*answers}) == ["No", "Right"], answers
+        assert answers.count("Right") == 1, answers
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_shadow_nothing_of_the_package(path):
+    imported, stubs = set(), set()
+    for cell in code_cells(read(path)):
+        tree = ast.parse(cell.source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("oasis_helpers"):
+                imported |= {alias.asname or alias.name for alias in node.names}
+        if cell.id.startswith("exercise-"):
+            functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+            stubs |= {function.name for function in functions}
+    assert not imported & stubs
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
