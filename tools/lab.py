@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -31,6 +32,9 @@ KERNEL = {
         "version": platform.python_version(),
     },
 }
+
+# TensorFlow's libraries greet in red, which no setting of theirs stops: the terminal shows it.
+IPYTHON = "c = get_config()\nc.IPKernelApp.capture_fd_output = False\n"
 
 
 def copy_missing() -> list[str]:
@@ -70,6 +74,9 @@ def main() -> None:
     print(f"Your notebooks are in {MINE}; git leaves this folder alone.")
     for name in outdated:
         print(f"  {name}: the course has a newer version; rename or remove your copy to get it.")
+    settings = Path(os.environ["IPYTHONDIR"], "profile_default", "ipython_kernel_config.py")
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(IPYTHON, encoding="utf-8")
     page = f"--LabApp.default_url=/lab/tree/{MINE.name}/{START}"
     LabApp.launch_instance([f"--ServerApp.root_dir={REPOSITORY}", page, *sys.argv[1:]])
 

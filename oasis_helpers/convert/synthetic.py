@@ -381,7 +381,9 @@ def is_cohort(root: str | os.PathLike) -> bool:
     try:
         made = json.loads(next(path.read_text("utf-8") for path in records if path.is_file()))
         wanted = _record((96, 12, 12), 0)
-        return all(made[name] == wanted[name] for name in ("made_by", "version", "subjects", "seed"))
+        return all(
+            made[name] == wanted[name] for name in ("made_by", "version", "subjects", "seed")
+        )
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return False
 
