@@ -77,7 +77,7 @@ def main() -> None:
     settings = Path(os.environ["IPYTHONDIR"], "profile_default", "ipython_kernel_config.py")
     settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text(IPYTHON, encoding="utf-8")
-    page = f"--LabApp.default_url=/lab/tree/{MINE.name}/{START}"
+    page = f"--LabApp.default_url=/lab/tree/{MINE.relative_to(REPOSITORY).as_posix()}/{START}"
     LabApp.launch_instance([f"--ServerApp.root_dir={REPOSITORY}", page, *sys.argv[1:]])
 
 

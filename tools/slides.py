@@ -48,7 +48,8 @@ def slides_of(notebook: nbformat.NotebookNode) -> Iterator[str]:
             asked = questions(text) or re.findall(r".+\?$", shown) or [next(spare)]
             for picture in (one["image/png"].replace("\n", "") for one in data[:1]):
                 yield (
-                    f'<section><h1>{escape(shown)}</h1><img src="data:image/png;base64,{picture}" alt="">'
+                    f"<section><h1>{escape(shown)}</h1>"
+                    f'<img src="data:image/png;base64,{picture}" alt="">'
                     f"<p>{escape(cell.metadata.alt)}</p>"
                     f"<p><strong>{escape(asked[-1])}</strong></p></section>"
                 )

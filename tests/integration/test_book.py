@@ -20,7 +20,8 @@ from oasis_helpers.data import REPOSITORY
 
 pytest.importorskip("sphinx_book_theme", reason="the pages need packages of the extra 'docs'")
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+START = REPOSITORY / "notebooks" / "00_start.ipynb"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("0[1-9]*.ipynb"))
 SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 ARXIV = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
@@ -65,7 +66,7 @@ def test_every_notebook_and_document_has_its_page(site, pages):
     assert {page_of(site, source) for source in wanted} <= set(pages)
     menu = [link["href"] for link in pages[site / "README.html"].select("nav.bd-links a[href]")]
     assert [link for link in menu if re.match(r"notebooks/\d", link)] == [
-        f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
+        f"notebooks/{notebook.stem}.html" for notebook in [START, *NOTEBOOKS]
     ]
     in_menu = {
         f"{page.relative_to(REPOSITORY).with_suffix('')}.html" for page in documents - {readme}
@@ -149,6 +150,80 @@ def test_references_are_links_and_collected_once(site, pages):
         assert sorted(ARXIV.findall(article.text)) == sorted(
             number for text in linked for number in ARXIV.findall(text)
         )
+
+
+def markdown_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_questions_answer_back(site, pages, notebook):
+    """Every option unfolds its answer without a script, and of each question one is right."""
+    prose = markdown_of(notebook)
+    section = pages[page_of(site, notebook)].select_one("section#check-yourself")
+    assert (section is not None) == ("### Check yourself" in prose)
+    if section is None:
+        pytest.skip("asks no questions yet")
+    options = section.select("details:not(.deeper)")
+    asked = prose.partition("### Check yourself")[2].partition("\n## ")[0]
+    assert len(options) == asked.count("<details>") > 0
+    rights = []
+    for option in options:
+        before = option.find_previous_sibling()
+        if before is None or before.name != "details":
+            rights.append(0)
+        answer = option.text.removeprefix(option.summary.text).strip()
+        assert option.summary.text.strip() and re.match(r"(Right|No)\b", answer), option
+        assert "`" not in option.text and "**" not in option.text, "Markdown is not read in HTML"
+        rights[-1] += answer.startswith("Right")
+    assert 4 <= len(rights) <= 6 and set(rights) == {1}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_deeper_sections_are_closed(site, pages, notebook):
+    """Each holds all of its section, under its heading; nothing else of the page is in one."""
+    titles = re.findall(r"^## (Deeper: .+)$", markdown_of(notebook), re.M)
+    closed = pages[page_of(site, notebook)].select("article details.deeper")
+    assert [part.summary.h2.text.rstrip("#").strip() for part in closed] == [
+        title.replace("`", "") for title in titles
+    ]
+    for part in closed:
+        assert not part.has_attr("open") and part.parent.name == "section"
+        assert [child.name for child in part.parent.find_all(recursive=False)] == ["details"]
+
+
+def test_folded_code_and_deeper_sections_need_no_script(tmp_path):
+    """On a page of its own, so that it holds whatever the notebooks have."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# 1. A page"),
+        nbformat.v4.new_markdown_cell("## Deeper: `codes`\n\nFor the curious."),
+        nbformat.v4.new_code_cell("print(1)", metadata={"tags": ["deeper", "hide-input"]}),
+        nbformat.v4.new_markdown_cell("### More\n\n<details><summary>2</summary>Right.</details>"),
+        nbformat.v4.new_markdown_cell("## Summary\n\nThe end."),
+    ]
+    folder = tmp_path / "source" / "notebooks"
+    folder.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_page.ipynb")
+    (tmp_path / "source" / "index.md").write_text(
+        "# Site\n\n```{toctree}\nnotebooks/01_page\n```\n"
+    )
+    settings = {
+        "extensions": "myst_nb,pages",
+        "nb_execution_mode": "off",
+        "html_theme": "sphinx_book_theme",
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "sphinx", "-qCE", *options, str(tmp_path / "source")]
+    paths = {**os.environ, "PYTHONPATH": str(REPOSITORY / "book")}
+    subprocess.run([*command, str(tmp_path / "site")], env=paths, check=True, timeout=120)
+    page = tmp_path / "site" / "notebooks" / "01_page.html"
+    article = BeautifulSoup(page.read_text("utf-8"), "html.parser").article
+    deeper = article.select_one("section > details.deeper")
+    assert deeper.summary.h2.code.text == "codes"
+    assert "For the curious." in deeper.text and deeper.select_one("section#more details")
+    assert deeper.select_one("div.cell details.hide.above-input, div.cell details").summary
+    assert "The end." not in deeper.text and "The end." in article.text
 
 
 # ------------------------------------------------------------------------------------ in a browser
@@ -249,6 +324,27 @@ def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
             if faults:
                 found[page] = faults
     assert not found
+
+
+@pytest.mark.browser
+def test_closed_parts_open_with_a_click_and_in_print(browser, address, site, pages):
+    """Without a script. Of the pages that have such parts, the first is looked at."""
+    found = {path: page.select("article details") for path, page in pages.items()}
+    page = next((path for path, parts in sorted(found.items()) if parts), None)
+    if page is None:
+        pytest.skip("no page has a part that is closed")
+    context = browser.new_context(viewport=SCREENS["desktop"], java_script_enabled=False)
+    with contextlib.closing(context):
+        tab = context.new_page()
+        tab.goto(f"{address}/{page.relative_to(site).as_posix()}")
+        part = tab.locator("article details").first
+        content = part.locator("> :not(summary)").first
+        height = part.bounding_box()["height"]
+        tab.emulate_media(media="print")
+        assert part.bounding_box()["height"] > height
+        tab.emulate_media(media="screen")
+        part.locator("summary").first.click()
+        assert content.is_visible() and part.bounding_box()["height"] > height
 
 
 @pytest.mark.browser
