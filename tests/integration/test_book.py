@@ -193,8 +193,9 @@ def test_deeper_sections_are_closed(site, pages, notebook):
         assert [child.name for child in part.parent.find_all(recursive=False)] == ["details"]
 
 
-def test_folded_code_and_deeper_sections_need_no_script(tmp_path):
-    """On a page of its own, so that it holds whatever the notebooks have."""
+@pytest.fixture(scope="session")
+def folded(tmp_path_factory) -> Path:
+    """A page with all that folds, built as pages of notebooks are."""
     cells = [
         nbformat.v4.new_markdown_cell("# 1. A page"),
         nbformat.v4.new_markdown_cell("## Deeper: `codes`\n\nFor the curious."),
@@ -202,27 +203,32 @@ def test_folded_code_and_deeper_sections_need_no_script(tmp_path):
         nbformat.v4.new_markdown_cell("### More\n\n<details><summary>2</summary>Right.</details>"),
         nbformat.v4.new_markdown_cell("## Summary\n\nThe end."),
     ]
-    folder = tmp_path / "source" / "notebooks"
-    folder.mkdir(parents=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "01_page.ipynb")
-    (tmp_path / "source" / "index.md").write_text(
-        "# Site\n\n```{toctree}\nnotebooks/01_page\n```\n"
-    )
+    source, site = (tmp_path_factory.mktemp(name) for name in ("source", "folded"))
+    for name in ("notebooks", "book"):
+        (source / name).mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "notebooks" / "01_page.ipynb")
+    (source / "index.md").write_text("# A site\n")
+    (source / "book" / "contents.md").write_text("```{toctree}\nnotebooks/01_page\n```\n")
     settings = {
         "extensions": "myst_nb,pages",
         "nb_execution_mode": "off",
         "html_theme": "sphinx_book_theme",
+        "html_static_path": REPOSITORY / "book" / "static",
+        "html_css_files": "pages.css",
     }
     options = [f"-D{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-m", "sphinx", "-qCE", *options, str(tmp_path / "source")]
+    command = [sys.executable, "-m", "sphinx", "-qCE", *options, str(source), str(site)]
     paths = {**os.environ, "PYTHONPATH": str(REPOSITORY / "book")}
-    subprocess.run([*command, str(tmp_path / "site")], env=paths, check=True, timeout=120)
-    page = tmp_path / "site" / "notebooks" / "01_page.html"
-    article = BeautifulSoup(page.read_text("utf-8"), "html.parser").article
+    subprocess.run(command, env=paths, check=True, timeout=120)
+    return site / "notebooks" / "01_page.html"
+
+
+def test_what_folds_needs_no_script(folded):
+    article = BeautifulSoup(folded.read_text("utf-8"), "html.parser").article
     deeper = article.select_one("section > details.deeper")
     assert deeper.summary.h2.code.text == "codes"
     assert "For the curious." in deeper.text and deeper.select_one("section#more details")
-    assert deeper.select_one("div.cell details.hide.above-input, div.cell details").summary
+    assert deeper.select_one("div.cell_input details, details.hide").summary
     assert "The end." not in deeper.text and "The end." in article.text
 
 
@@ -327,24 +333,22 @@ def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
 
 
 @pytest.mark.browser
-def test_closed_parts_open_with_a_click_and_in_print(browser, address, site, pages):
-    """Without a script. Of the pages that have such parts, the first is looked at."""
-    found = {path: page.select("article details") for path, page in pages.items()}
-    page = next((path for path, parts in sorted(found.items()) if parts), None)
-    if page is None:
-        pytest.skip("no page has a part that is closed")
+def test_what_folds_opens_with_a_click_and_in_print(browser, folded):
     context = browser.new_context(viewport=SCREENS["desktop"], java_script_enabled=False)
     with contextlib.closing(context):
         tab = context.new_page()
-        tab.goto(f"{address}/{page.relative_to(site).as_posix()}")
-        part = tab.locator("article details").first
-        content = part.locator("> :not(summary)").first
-        height = part.bounding_box()["height"]
+        tab.goto(folded.as_uri())
+        section = tab.locator("article details.deeper")
+        closed = section.bounding_box()["height"]
         tab.emulate_media(media="print")
-        assert part.bounding_box()["height"] > height
+        assert section.bounding_box()["height"] > 3 * closed
         tab.emulate_media(media="screen")
-        part.locator("summary").first.click()
-        assert content.is_visible() and part.bounding_box()["height"] > height
+        assert section.bounding_box()["height"] == closed
+        section.locator("summary").first.click()
+        assert tab.get_by_text("For the curious.").is_visible()
+        opened = section.bounding_box()["height"]
+        section.get_by_text("2", exact=True).click()
+        assert section.bounding_box()["height"] > opened > closed
 
 
 @pytest.mark.browser
