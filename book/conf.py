@@ -51,6 +51,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes and units, which types cannot
 default_role = "code"  # `name` in a docstring is code
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False
 
 nb_execution_mode = "off"
 nb_merge_streams = True
