@@ -36,6 +36,7 @@ exclude_patterns = [  # folders that Sphinx need not walk through, and a part of
     "data/cohort",
     "data/weights",
     "experiments",
+    "my_*",
     "oasis_helpers",
     "tests",
     "tools",

@@ -44,11 +44,11 @@ def slides_of(notebook: nbformat.NotebookNode) -> Iterator[str]:
             heading, text = f"# {heading[0]}", cell.source
         elif "alt" in cell.metadata:
             data = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
-            shown = heading.lstrip("# ").replace("`", "")
-            asked = questions(text) or re.findall(r".+\?$", shown) or [next(spare)]
+            title = heading.lstrip("# ").replace("`", "")
+            asked = questions(text) or re.findall(r".+\?$", title) or [next(spare)]
             for picture in (one["image/png"].replace("\n", "") for one in data[:1]):
                 yield (
-                    f"<section><h1>{escape(shown)}</h1>"
+                    f"<section><h1>{escape(title)}</h1>"
                     f'<img src="data:image/png;base64,{picture}" alt="">'
                     f"<p>{escape(cell.metadata.alt)}</p>"
                     f"<p><strong>{escape(asked[-1])}</strong></p></section>"
@@ -60,8 +60,8 @@ def questions(text: str) -> list[str]:
     """The questions in a text, without answers to unfold, headings and marks."""
     marks = r"(?s:<details>.*?</details>)|^#.*$|[`*]|\[([^\]]+)\]\([^)]*\)"
     text = re.sub(marks, r"\1", text, flags=re.M)
-    found = re.findall(r"(?:^|[.!?:]\s+)([A-Z][^.!?:]{15,}\?)", " ".join(text.split()))
-    return [question for question in found if len(question) < 200]
+    sentences = re.findall(r"(?:^|[.!?:]\s+)([A-Z][^.!?:]{15,}\?)", " ".join(text.split()))
+    return [question for question in sentences if len(question) < 200]
 
 
 def main() -> None:
