@@ -105,7 +105,8 @@ def served(command, tmp_path):
     # The user's own settings and workspaces stay out, and notebook 01 has slices to read.
     own = {f"JUPYTER_{kind}_DIR": tmp_path / kind.lower() for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"OASIS_CACHE_DIR": tmp_path / "cache", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    settings = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    quiet = ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")  # with these, kernels show less
+    settings = {name: value for name, value in os.environ.items() if name not in quiet}
     command = [sys.executable, *command, "--no-browser", "--allow-root"]
     command += ["--ip=127.0.0.1", f"--port={address.split(':')[-1]}", "--ServerApp.port_retries=0"]
     with open(tmp_path / "lab.log", "wb") as log:
