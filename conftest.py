@@ -17,6 +17,7 @@ from oasis_helpers.__main__ import ignore_other_settings
 # The second variable hands the folder on to the workers of pytest-xdist, which import this again.
 os.environ["OASIS_PROFILE"] = "tour"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["TQDM_DISABLE"] = "1"  # in a kernel a bar is a widget, which no two runs share
 NAMED = os.environ.pop("OASIS_DATA_DIR", "") or os.environ.get("OASIS_REAL_SLICES", "")
 os.environ["OASIS_REAL_SLICES"] = NAMED
 BESIDE = Path(__file__).resolve().parents[1] / "shared" / "oasis1"

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 SPLITS = ("train", "validate", "test")
 SLICES_PER_SUBJECT = 32

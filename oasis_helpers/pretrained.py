@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from oasis_helpers import metrics, set_metrics
-from oasis_helpers.convert.synthetic import make_cohort
+from oasis_helpers.convert.synthetic import is_cohort, make_cohort
 from oasis_helpers.data import (
     REPOSITORY,
     SLICES_PER_SUBJECT,
@@ -70,8 +70,9 @@ def data_root() -> Path:
 
 
 def data_name() -> str:
-    """The active data set and its weights: "oasis1" with `OASIS_DATA_DIR`, else "cohort"."""
-    return "oasis1" if os.environ.get("OASIS_DATA_DIR") else "cohort"
+    """The active data set and its weights: "oasis1" for real slices, else "cohort"."""
+    named = os.environ.get("OASIS_DATA_DIR")
+    return "oasis1" if named and not is_cohort(named) else "cohort"
 
 
 def profile() -> str:

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 from keras import ops
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from oasis_helpers.layers import checked_codes, refuse_nan
 from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
@@ -61,7 +61,8 @@ def sample_codes(
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
     slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
-    with tqdm(total=len(batches) * codes[0:1].size, unit="code", disable=not progress) as bar:
+    options = {} if progress else {"disable": True}
+    with tqdm(total=len(batches) * codes[0:1].size, unit="code", leave=False, **options) as bar:
         for rows in batches:
             state = start(prior, slice_index[rows], cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)

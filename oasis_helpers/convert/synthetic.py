@@ -374,6 +374,20 @@ def _record(subjects: tuple[int, ...], seed: int) -> dict:
     }
 
 
+def is_cohort(root: str | os.PathLike) -> bool:
+    """Whether a folder, or the one around it, is a copy of the cohort that `make_cohort` makes."""
+    folder = pathlib.Path(os.path.realpath(os.path.expanduser(root)))
+    records = (path / RECORD for path in (folder, folder.parent))
+    try:
+        made = json.loads(next(path.read_text("utf-8") for path in records if path.is_file()))
+        wanted = _record((96, 12, 12), 0)
+        return all(
+            made[name] == wanted[name] for name in ("made_by", "version", "subjects", "seed")
+        )
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return False
+
+
 def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:
     """True if root holds this very cohort, False if there is nothing; else FileExistsError."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ FINISHED = """count => {
 WATCH = """mark => {
     window.progress = [];
     new MutationObserver(() => {
-        for (const output of document.querySelectorAll(".jp-OutputArea-output pre"))
+        for (const output of document.querySelectorAll(".jp-OutputArea-output .jupyter-widgets"))
             if (output.textContent.includes(mark) && output.checkVisibility())
                 window.progress.push(output.textContent);
     }).observe(document.body, { subtree: true, childList: true, characterData: true });
@@ -77,24 +78,48 @@ def lab(tmp_path):
         for cell in code_cells(notebook):
             cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / path.name)
+    command = ["-m", "jupyter", "lab", str(folder)]
+    with served(command, tmp_path) as address:
+        yield f"{address}/lab?token=student", folder
+
+
+@pytest.fixture
+def start_page(tmp_path):
+    """The address that `make lab` opens, on copies in a folder of this test."""
+    folder = REPOSITORY / f"my_notebooks-{tmp_path.name}"  # links lead from it as from a student's
+    door = "import sys; from pathlib import Path; from tools import lab; "
+    door += "lab.MINE = Path(sys.argv.pop(1)); lab.main()"
+    try:
+        with served(["-c", door, str(folder)], tmp_path) as address:
+            yield f"{address}/?token=student"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def served(command, tmp_path):
+    """The address of a JupyterLab that a command of this Python starts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     # The user's own settings and workspaces stay out, and notebook 01 has slices to read.
     own = {f"JUPYTER_{kind}_DIR": tmp_path / kind.lower() for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"OASIS_CACHE_DIR": tmp_path / "cache", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "jupyter", "lab", str(folder), "--no-browser", "--allow-root"]
+    quiet = ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")  # with these, kernels show less
+    settings = {name: value for name, value in os.environ.items() if name not in quiet}
+    command = [sys.executable, *command, "--no-browser", "--allow-root"]
     command += ["--ip=127.0.0.1", f"--port={address.split(':')[-1]}", "--ServerApp.port_retries=0"]
     with open(tmp_path / "lab.log", "wb") as log:
         server = subprocess.Popen(
             [*command, "--IdentityProvider.token=student"],
-            env={**os.environ, **{name: str(value) for name, value in own.items()}},
+            cwd=REPOSITORY,
+            env={**settings, **{name: str(value) for name, value in own.items()}},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
         wait_for_server(f"{address}/api/status?token=student", server, tmp_path / "lab.log")
-        yield f"{address}/lab?token=student", folder
+        yield address
     finally:
         server.terminate()
         server.wait(30)
@@ -197,6 +222,34 @@ def test_run_all_in_jupyterlab(lab, page, stem, work, progress):
             keep(page, f"{stem}-figure-{number + 1}")
     scroll_to(page, page.locator(".jp-Notebook .jp-Cell").last)
     keep(page, f"{stem}-end")
+
+
+RED = """() => [...document.querySelectorAll("[data-mime-type$='jupyter.stderr']")]
+    .map(output => output.textContent)"""
+
+
+def test_make_lab_opens_the_start_page_unchanged_and_nothing_is_red(start_page, page):
+    page.goto(start_page)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.wait_for_timeout(2000)  # JupyterLab compares the kernel with the stored one
+    assert "00_start.ipynb" in page.url and not page.locator(".jp-mod-dirty").count()
+    assert page.locator(".jp-Notebook img").first.evaluate("picture => picture.naturalWidth") > 0
+    page.get_by_role("button", name="No", exact=True).click()
+    keep(page, "start")
+    page.get_by_role("link", name="1. Data exploration").click()
+    panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    panel.locator(".jp-Cell", has_text="Objectives").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.wait_for_timeout(2000)
+    assert not page.locator(".jp-mod-dirty").count()
+    panel.locator(".jp-Cell").first.click()
+    for _ in range(14):  # to the first figure, past the cell that reads all slices
+        page.keyboard.press("Shift+Enter")
+    page.wait_for_timeout(1000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=3 * MINUTE)
+    assert page.evaluate(RED) == []
+    keep(page, "first-cells")
 
 
 PAINTER = """
