@@ -2,90 +2,84 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from oasis_helpers.plotting import code_colours
 from oasis_helpers.vqvae import VQVAE
 
 SIDE = 24  # pixels of the screen for a grid position; three maps side by side fit a laptop
+WRAPPED = {"flex_flow": "row wrap"}  # a narrow window would cut off the last columns
 
 
 class CodePainter:
     """A notebook widget that paints with codes; show its `widget`.
 
-    Choose a slice and a code. A click on the code map writes the code at that position; in the
-    mode "pick up", it takes the code from there. The picture on the left is the decoded original
-    map, the picture on the right the decoded edited map. Both are cropped to the region that the
-    grid covers, so that a grid position and its pixels are at the same place.
+    Choose a code on the palette, which shows a patch of each above its colour, dark to bright. A
+    click on the code map writes the code there; in the mode "pick up", it takes the code from
+    there. The decoded original map is on the left, the decoded edited map on the right, both
+    cropped to the region of the grid. Tab and the space bar can replace the mouse.
 
     Args:
         vqvae: a tokenizer.
         images: float (n, size, size, 1) in [0, 1], the slices to choose from.
         names: one for each slice.
+        patches: float (K, height, width) in [0, 1], what each code paints.
 
     Raises:
         ValueError: if there is no slice or the number of names differs; also as `VQVAE.encode`.
     """
 
-    def __init__(self, vqvae: VQVAE, images: np.ndarray, names: list[str]):
+    def __init__(self, vqvae: VQVAE, images: np.ndarray, names: list[str], patches: np.ndarray):
         if not len(images) == len(names) > 0:
-            raise ValueError(
-                f"{len(images)} images and {len(names)} names; expected a name for each image, "
-                "and at least one."
-            )
+            raise ValueError(f"{len(images)} images, {len(names)} names; give each image a name.")
         self.vqvae, self.code_maps = vqvae, vqvae.encode(images)
-        self.colours = [
-            to_hex(c) for c in colormaps["viridis"](np.linspace(0, 1, vqvae.num_embeddings))
-        ]
+        colours = np.resize(code_colours(self.code_maps)[0].colors, (vqvae.num_embeddings, 3))
+        self.colours = [to_hex(colour) for colour in colours]
         rows, columns = vqvae.code_shape
-        self.screen = (columns * SIDE, rows * SIDE)
         options = [(name, number) for number, name in enumerate(names)]
         self.slice = widgets.Dropdown(options=options, description="slice")
-        self.code = widgets.IntSlider(max=vqvae.num_embeddings - 1, description="code")
         self.mode = widgets.ToggleButtons(options=["paint", "pick up"])
         self.reset_button = widgets.Button(description="reset")
-        self.slice.layout.width, self.code.layout.width = "230px", "250px"
-        self.slice.style.description_width = self.code.style.description_width = "4em"
+        self.label = widgets.Label()
+        self.slice.layout.width, self.slice.style.description_width = "230px", "4em"
         self.mode.style.button_width = self.reset_button.layout.width = "7em"
-        self.buttons = [[self._button(i, j) for j in range(columns)] for i in range(rows)]
+        self.buttons = [[_button(self.click, i, j) for j in range(columns)] for i in range(rows)]
         self.original, self.edited = (
-            widgets.Image(format="png", width=self.screen[0], height=self.screen[1])
-            for _ in range(2)
+            widgets.Image(width=columns * SIDE, height=rows * SIDE) for _ in range(2)
         )
+        dark_to_bright = patches.mean(axis=(1, 2)).argsort().tolist()
+        self.palette = {code: _button(self.choose, code) for code in dark_to_bright}
+        rules = [self._rule(code, patches[code]) for code in self.palette]
+        self.choose(next(iter(self.palette)))
         self.slice.observe(lambda _: self.reset(), names="value")
         self.reset_button.on_click(lambda _: self.reset())
         self.reset()
-        grid = widgets.GridBox(
-            [button for line in self.buttons for button in line],
-            layout=widgets.Layout(
-                grid_template_columns=f"repeat({columns}, {SIDE}px)",
-                grid_template_rows=f"repeat({rows}, {SIDE}px)",
-                grid_gap="0",
-                margin="2px",  # as a picture's, so that positions and pixels line up
-            ),
-        )
-        # A narrow window wraps the parts; without that it would cut off the last columns.
-        wrapped = widgets.Layout(flex_flow="row wrap")
-        for part in (self.original, grid, self.edited):
-            part.layout.flex = "none"
-        controls = [self.slice, self.code, self.mode, self.reset_button]
-        self.widget = widgets.VBox(
-            [
-                widgets.HBox(controls, layout=wrapped),
-                widgets.HBox([self.original, grid, self.edited], layout=wrapped),
-            ]
-        )
+        grid = _grid([button for line in self.buttons for button in line], columns)
+        controls = [self.slice, self.mode, self.reset_button, self.label]
+        lines = [controls, [self.original, grid, self.edited], [_grid(self.palette.values(), 32)]]
+        boxes = [widgets.HBox(parts, layout=widgets.Layout(**WRAPPED)) for parts in lines]
+        self.widget = widgets.VBox([*boxes, widgets.HTML(f"<style>{' '.join(rules)}</style>")])
 
-    def _button(self, row: int, column: int) -> widgets.Button:
-        layout = widgets.Layout(width=f"{SIDE}px", height=f"{SIDE}px", margin="0", padding="0")
-        button = widgets.Button(layout=layout)
-        button.on_click(lambda _: self.click(row, column))
-        return button
+    def _rule(self, code: int, patch: np.ndarray) -> str:
+        """The CSS that shows a patch on the code's button."""
+        button, name = self.palette[code], f"code-{id(self)}-{code}"
+        button.tooltip = f"code {code}"
+        button.layout.border_bottom = f"6px solid {self.colours[code]}"
+        button.add_class(name)
+        data = base64.b64encode(_png(patch, (SIDE, SIDE))).decode()
+        return f".{name} {{background: url(data:image/png;base64,{data})}}"
+
+    def choose(self, code: int) -> None:
+        """Makes this the code that a click writes."""
+        self.code, self.label.value = code, f"code {code}"
+        for other, button in self.palette.items():
+            button.layout.border_top = "4px solid red" if other == code else None
 
     def reset(self) -> None:
         """Shows the chosen slice's own code map."""
@@ -97,10 +91,10 @@ class CodePainter:
     def click(self, row: int, column: int) -> None:
         """Writes the chosen code at a grid position, or picks up the code from there."""
         if self.mode.value == "pick up":
-            self.code.value = int(self.codes[row, column])
+            self.choose(int(self.codes[row, column]))
             return
-        self.codes[row, column] = self.code.value
-        self._colour(row, column, self.code.value)
+        self.codes[row, column] = self.code
+        self._colour(row, column, self.code)
         self.edited.value = self._decode_png()
 
     def _colour(self, row: int, column: int, code: int) -> None:
@@ -113,7 +107,24 @@ class CodePainter:
         top, left, height, width = self.vqvae.region
         picture = self.vqvae.decode(self.codes[None])[0, ..., 0]
         picture = picture[top : top + height, left : left + width]
-        file = io.BytesIO()
-        grey = Image.fromarray(np.rint(255 * picture).astype("uint8"))
-        grey.resize(self.screen, Image.Resampling.NEAREST).save(file, "PNG")
-        return file.getvalue()
+        return _png(picture, (int(self.edited.width), int(self.edited.height)))
+
+
+def _png(picture: np.ndarray, size: tuple[int, int]) -> bytes:
+    file = io.BytesIO()
+    grey = Image.fromarray(np.rint(255 * picture).astype("uint8"))
+    grey.resize(size, Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def _button(action, *arguments: int) -> widgets.Button:
+    layout = {"width": f"{SIDE}px", "height": f"{SIDE}px", "margin": "0", "padding": "0"}
+    button = widgets.Button(layout=layout)
+    button.on_click(lambda _: action(*arguments))
+    return button
+
+
+def _grid(buttons, columns: int) -> widgets.GridBox:
+    layout = {"grid_template_columns": f"repeat({columns}, {SIDE}px)", "grid_gap": "0"}
+    layout |= {"margin": "2px", "flex": "none"}  # as a picture's, so that positions line up
+    return widgets.GridBox(list(buttons), layout=layout)

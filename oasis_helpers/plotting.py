@@ -90,7 +90,7 @@ def code_colours(codes: np.ndarray, background: Sequence[int] | None = None) -> 
         border[1:-1, 1:-1] = False
         values, counts = np.unique(codes[..., border], return_counts=True)
         background = values[counts >= 0.04 * counts.sum()]
-    colours = np.resize(_palette(), (int(np.nanmax(codes)) + 1, 3))
+    colours = np.resize(_palette(), (max(256, int(np.nanmax(codes)) + 1), 3))
     colours[np.asarray(background, int)] = 0
     return ListedColormap(colours).with_extremes(bad="white"), 0, len(colours) - 1
 
@@ -178,7 +178,7 @@ def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: 
 
     tall, wide = np.array(slices.shape[1:]) // code_maps.shape[1:]  # pixels of a position
     colour_map, _, highest = code_colours(code_maps[-1])
-    colours = colour_map(code_maps / max(1, highest))
+    colours = colour_map(code_maps / highest)
     colours = colours.repeat(tall, axis=1).repeat(wide, axis=2)
     gap = np.ones_like(colours[:, :, :8])
     pixels = np.concatenate([colours, gap, plt.get_cmap("gray")(slices)], axis=2)[..., :3]

@@ -34,8 +34,8 @@ def test_each_code_has_a_colour_of_its_own_and_background_is_black():
     codes = np.arange(5 * 80).reshape(5, 10, 8) % 128
     codes[:, 0] = 7  # a row of the border
     colour_map, low, high = plotting.code_colours(codes)
-    assert (low, high, colour_map.N) == (0, 127, 128)
-    lab = rgb2lab(colour_map.colors)
+    assert (low, high, colour_map.N) == (0, 255, 256)
+    lab = rgb2lab(colour_map.colors[:128])
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
     assert apart[~np.eye(128, dtype=bool)].min() > 15 and np.diag(apart, 1).min() > 25
     assert np.flatnonzero((colour_map.colors == 0).all(axis=1)).tolist() == [7]
@@ -51,7 +51,7 @@ def test_whole_numbers_are_code_maps_and_pictures_have_the_height_asked_for():
     figure.draw_without_rendering()
     assert min(axis.get_window_extent().height for axis in figure.axes) >= 250
     shown = figure.axes[3].images[0]
-    assert isinstance(shown.cmap, ListedColormap) and shown.get_clim() == (0, 127)
+    assert isinstance(shown.cmap, ListedColormap) and shown.get_clim() == (0, 255)
 
 
 def test_a_comparison_shows_signed_differences():
