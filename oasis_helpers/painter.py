@@ -14,7 +14,6 @@ from oasis_helpers.plotting import code_colours
 from oasis_helpers.vqvae import VQVAE
 
 SIDE = 24  # pixels of the screen for a grid position; three maps side by side fit a laptop
-WRAPPED = {"flex_flow": "row wrap"}  # a narrow window would cut off the last columns
 
 
 class CodePainter:
@@ -32,17 +31,15 @@ class CodePainter:
         patches: float (K, height, width) in [0, 1], what each code paints.
 
     Raises:
-        ValueError: if there is no slice or the number of names differs; also as `VQVAE.encode`.
+        ValueError: if the number of names differs, or as `VQVAE.encode`.
     """
 
     def __init__(self, vqvae: VQVAE, images: np.ndarray, names: list[str], patches: np.ndarray):
-        if not len(images) == len(names) > 0:
-            raise ValueError(f"{len(images)} images, {len(names)} names; give each image a name.")
         self.vqvae, self.code_maps = vqvae, vqvae.encode(images)
         colours = np.resize(code_colours(self.code_maps)[0].colors, (vqvae.num_embeddings, 3))
         self.colours = [to_hex(colour) for colour in colours]
         rows, columns = vqvae.code_shape
-        options = [(name, number) for number, name in enumerate(names)]
+        options = list(zip(names, range(len(images)), strict=True))
         self.slice = widgets.Dropdown(options=options, description="slice")
         self.mode = widgets.ToggleButtons(options=["paint", "pick up"])
         self.reset_button = widgets.Button(description="reset")
@@ -55,25 +52,23 @@ class CodePainter:
         )
         dark_to_bright = patches.mean(axis=(1, 2)).argsort().tolist()
         self.palette = {code: _button(self.choose, code) for code in dark_to_bright}
-        rules = [self._rule(code, patches[code]) for code in self.palette]
-        self.choose(next(iter(self.palette)))
+        styles = ""  # CSS that shows the patches on the buttons
+        for code, button in self.palette.items():
+            button.tooltip, name = f"code {code}", f"code-{id(self)}-{code}"
+            button.layout.border_bottom = f"6px solid {self.colours[code]}"
+            button.add_class(name)
+            data = base64.b64encode(_png(patches[code], (SIDE, SIDE))).decode()
+            styles += f".{name} {{background: url(data:image/png;base64,{data})}}\n"
+        self.choose(dark_to_bright[0])
         self.slice.observe(lambda _: self.reset(), names="value")
         self.reset_button.on_click(lambda _: self.reset())
         self.reset()
         grid = _grid([button for line in self.buttons for button in line], columns)
         controls = [self.slice, self.mode, self.reset_button, self.label]
         lines = [controls, [self.original, grid, self.edited], [_grid(self.palette.values(), 32)]]
-        boxes = [widgets.HBox(parts, layout=widgets.Layout(**WRAPPED)) for parts in lines]
-        self.widget = widgets.VBox([*boxes, widgets.HTML(f"<style>{' '.join(rules)}</style>")])
-
-    def _rule(self, code: int, patch: np.ndarray) -> str:
-        """The CSS that shows a patch on the code's button."""
-        button, name = self.palette[code], f"code-{id(self)}-{code}"
-        button.tooltip = f"code {code}"
-        button.layout.border_bottom = f"6px solid {self.colours[code]}"
-        button.add_class(name)
-        data = base64.b64encode(_png(patch, (SIDE, SIDE))).decode()
-        return f".{name} {{background: url(data:image/png;base64,{data})}}"
+        # A narrow window wraps the parts; without that it would cut off the last columns.
+        boxes = [widgets.HBox(parts, layout={"flex_flow": "row wrap"}) for parts in lines]
+        self.widget = widgets.VBox([*boxes, widgets.HTML(f"<style>{styles}</style>")])
 
     def choose(self, code: int) -> None:
         """Makes this the code that a click writes."""
@@ -84,36 +79,33 @@ class CodePainter:
     def reset(self) -> None:
         """Shows the chosen slice's own code map."""
         self.codes = self.code_maps[self.slice.value].copy()
-        for (row, column), code in np.ndenumerate(self.codes):
-            self._colour(row, column, code)
-        self.original.value = self.edited.value = self._decode_png()
+        for position in np.ndindex(self.codes.shape):
+            self._colour(*position)
+        self.original.value = self.edited.value = self._decoded()
 
     def click(self, row: int, column: int) -> None:
         """Writes the chosen code at a grid position, or picks up the code from there."""
         if self.mode.value == "pick up":
-            self.choose(int(self.codes[row, column]))
-            return
+            return self.choose(int(self.codes[row, column]))
         self.codes[row, column] = self.code
-        self._colour(row, column, self.code)
-        self.edited.value = self._decode_png()
+        self._colour(row, column)
+        self.edited.value = self._decoded()
 
-    def _colour(self, row: int, column: int, code: int) -> None:
-        button = self.buttons[row][column]
+    def _colour(self, row: int, column: int) -> None:
+        button, code = self.buttons[row][column], self.codes[row, column]
         button.style.button_color = self.colours[code]
         button.tooltip = f"row {row}, column {column}: code {code}"
 
-    def _decode_png(self) -> bytes:
-        """The decoded code map as a PNG file."""
+    def _decoded(self) -> bytes:
         top, left, height, width = self.vqvae.region
-        picture = self.vqvae.decode(self.codes[None])[0, ..., 0]
-        picture = picture[top : top + height, left : left + width]
-        return _png(picture, (int(self.edited.width), int(self.edited.height)))
+        picture = self.vqvae.decode(self.codes[None])[0, top : top + height, left : left + width, 0]
+        return _png(picture, SIDE * np.array(self.codes.shape))
 
 
-def _png(picture: np.ndarray, size: tuple[int, int]) -> bytes:
+def _png(picture: np.ndarray, shape: tuple[int, int]) -> bytes:
     file = io.BytesIO()
     grey = Image.fromarray(np.rint(255 * picture).astype("uint8"))
-    grey.resize(size, Image.Resampling.NEAREST).save(file, "PNG")
+    grey.resize(shape[::-1], Image.Resampling.NEAREST).save(file, "PNG")
     return file.getvalue()
 
 

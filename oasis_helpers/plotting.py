@@ -40,9 +40,9 @@ STYLE = {
 
 def _figure(rows: int, columns: int, height: float, width: float = WIDTH, **options):
     """A closed figure in the common style, and its axes as an array (rows, columns)."""
-    options |= {"figsize": (width, height), "squeeze": False}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, **options)
+        size = width, height
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     plt.close(figure)
     return figure, axes
 
@@ -69,27 +69,25 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
 
 @cache
 def _palette() -> np.ndarray:
-    """256 colours, each as different as it can be from all before it, from black and from white."""
+    """256 colours, none dark, each as different as it can be from white and all before it."""
     colours = np.stack(np.meshgrid(*[np.linspace(0, 1, 14)] * 3), -1).reshape(-1, 3)
-    lab = rgb2lab(colours)
-    chosen, nearest = [0, len(colours) - 1], np.where(lab[:, 0] < 42, 0, np.inf)  # not the dark
-    for number in range(258):
-        nearest = np.minimum(nearest, np.linalg.norm(lab - lab[chosen[number]], axis=1))
-        chosen += [nearest.argmax()] * (number > 0)
-    return colours[chosen[2:258]]
+    lab, chosen = rgb2lab(colours), [len(colours) - 1]
+    nearest = np.where(lab[:, 0] < 42, 0, np.inf)
+    for _ in range(256):
+        nearest = np.minimum(nearest, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(nearest.argmax())
+    return colours[chosen[1:]]
 
 
 def code_colours(codes: np.ndarray, background: Sequence[int] | None = None) -> Scale:
-    """The colours of code maps (..., h, w): a code has the same in all figures, or it is black.
+    """The colours of code maps (..., h, w), the same in all figures; neighbours look different.
 
-    Neighbouring numbers look different, because codes are names. The background codes are black; by
-    default those that fill 4 % or more of the border of these maps. NaN, no code, is white.
+    Background codes are black: by default those that fill more than 4 % of the border.
     """
     if background is None:
-        border = np.ones(codes.shape[-2:], bool)
-        border[1:-1, 1:-1] = False
-        values, counts = np.unique(codes[..., border], return_counts=True)
-        background = values[counts >= 0.04 * counts.sum()]
+        border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
+        values, counts = np.unique(border, return_counts=True)
+        background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
     colours = np.resize(_palette(), (max(256, int(np.nanmax(codes)) + 1), 3))
     colours[np.asarray(background, int)] = 0
     return ListedColormap(colours).with_extremes(bad="white"), 0, len(colours) - 1
@@ -106,10 +104,9 @@ def images(
 ) -> Figure:
     """Pictures (n, height, width) or (n, height, width, 1) in rows, with a title above all.
 
-    Pictures of whole numbers are code maps, and have `code_colours`; others are grey from 0 to 1.
-
     Args:
-        rows: {row's name: pictures}, or pictures alone, which fill rows of `columns`.
+        rows: {row's name: pictures}, or pictures alone, which fill rows of `columns`. Pictures of
+            whole numbers are code maps and have `code_colours`; others are grey from 0 to 1.
         titles: above the pictures in reading order; as many as columns title the columns.
         columns: pictures in a row, where rows have no names; all of them by default.
         scales: {row's name: (colour map, lowest, highest)}, where a row shows something else.
@@ -117,12 +114,9 @@ def images(
         height: pixels that every picture has at least; by default a row fills the usual width.
     """
     named = isinstance(rows, dict)
-    if named:
-        lines = list(rows.items())
-        columns = len(lines[0][1])
-    else:
-        columns = columns or len(rows)
-        lines = [("", rows[first : first + columns]) for first in range(0, len(rows), columns)]
+    columns = len(next(iter(rows.values()))) if named else columns or len(rows)
+    starts = range(0, len(rows), columns)
+    lines = rows.items() if named else [("", rows[first : first + columns]) for first in starts]
     aspects = [np.divide(*np.squeeze(pictures[0]).shape) for _, pictures in lines]
     width = WIDTH / max(columns + 0.7 * named, 5 if colour_bar else 0)  # of a picture
     if height:
@@ -158,8 +152,7 @@ def comparison(
     """`images`, float in [0, 1], in two rows of these names, and a row of signed differences."""
     rows = {names[0]: originals, names[1]: pictures, "difference": pictures - originals}
     label = f"{names[1]} − {names[0]} (intensity from 0 to 1)"
-    scales = {"difference": SIGNED}
-    return images(rows, titles, title, scales=scales, colour_bar=label, height=height)
+    return images(rows, titles, title, None, {"difference": SIGNED}, label, height)
 
 
 def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: int, alt: str):
@@ -178,8 +171,7 @@ def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: 
 
     tall, wide = np.array(slices.shape[1:]) // code_maps.shape[1:]  # pixels of a position
     colour_map, _, highest = code_colours(code_maps[-1])
-    colours = colour_map(code_maps / highest)
-    colours = colours.repeat(tall, axis=1).repeat(wide, axis=2)
+    colours = colour_map(code_maps / highest).repeat(tall, axis=1).repeat(wide, axis=2)
     gap = np.ones_like(colours[:, :, :8])
     pixels = np.concatenate([colours, gap, plt.get_cmap("gray")(slices)], axis=2)[..., :3]
     enlarged = np.uint8(255 * pixels).repeat(2, axis=1).repeat(2, axis=2)
@@ -411,9 +403,9 @@ def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[i
         corners = [(left, -ends[0]), (right, -ends[1]), (right, ends[1]), (left, ends[0])]
         if picture is not None:
             picture = np.squeeze(picture)
-            scale = ("gray", None, None) if picture.dtype.kind == "f" else code_colours(picture)
-            style = dict(zip(("cmap", "vmin", "vmax"), scale))
-            axis.imshow(picture, extent=(left, right, -tall, tall), **style)
+            codes = picture.dtype.kind in "iu"
+            colour_map, low, high = code_colours(picture) if codes else ("gray", None, None)
+            axis.imshow(picture, colour_map, vmin=low, vmax=high, extent=(left, right, -tall, tall))
         edge = COLOURS[1] if number == lookup else COLOURS[0]
         axis.add_patch(plt.Polygon(corners, facecolor="none", edgecolor=edge, lw=2))
         axis.text(number, 0.43, name, ha="center", va="bottom", fontsize=10, weight="bold")
@@ -450,8 +442,7 @@ def codebook_plane(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         used = np.isin(np.arange(len(entries)), chosen)
         axis.plot(*entries[used].T, "D", color=COLOURS[1], ms=8, label="entry in use")
         axis.plot(*entries[~used].T, "D", color=COLOURS[1], mfc="none", ms=8, label="dead entry")
-        axis.set(aspect="equal", xlim=x[[0, -1]], ylim=y[[0, -1]])
-        axis.set(xlabel="first component", ylabel="second component")
+        axis.set(aspect="equal", xlabel="first component", ylabel="second component")
         axis.label_outer()
         axis.grid(False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -37,7 +37,7 @@ def test_each_code_has_a_colour_of_its_own_and_background_is_black():
     assert (low, high, colour_map.N) == (0, 255, 256)
     lab = rgb2lab(colour_map.colors[:128])
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
-    assert apart[~np.eye(128, dtype=bool)].min() > 15 and np.diag(apart, 1).min() > 25
+    assert apart[~np.eye(128, dtype=bool)].min() > 15 and np.diag(apart, 1).min() > 20
     assert np.flatnonzero((colour_map.colors == 0).all(axis=1)).tolist() == [7]
     fewer = plotting.code_colours(codes[:, 1:4] % 20, background=[3, 4])[0].colors
     others = [code for code in range(20) if code not in (3, 4, 7)]
