@@ -253,13 +253,19 @@ def test_make_lab_opens_the_start_page_unchanged_and_nothing_is_red(start_page, 
 
 
 PAINTER = """
+import numpy as np
+
 from oasis_helpers import load_pretrained, pretrained
 from oasis_helpers.painter import CodePainter
 
 models = load_pretrained("cohort")
 slices = models.load_slices(pretrained.data_root(), "test")
-painter = CodePainter(models.vqvae, slices.images[:32:8], ["0", "8", "16", "24"])
-painter.slice.value, painter.code.value = 2, int(models.vqvae.num_embeddings * 0.8)
+codes = models.vqvae.encode(slices.images[[16] * models.vqvae.num_embeddings])
+codes[:, 6, 2] = np.arange(len(codes))
+patches = models.vqvae.decode(codes)[:, 37:43, 19:25, 0]
+names = ["0", "8", "16", "24"]
+painter = CodePainter(models.vqvae, slices.images[:32:8], names, patches)
+painter.slice.value = 2
 painter.widget
 """
 
@@ -272,12 +278,20 @@ def test_a_click_in_the_code_painter_changes_the_picture_at_once(lab, page):
     open_from_launcher(page, address, "painter.ipynb")
     run_all(page)
     wait_until_finished(page, 1)
-    positions = page.locator(".widget-gridbox button")
-    positions.first.wait_for()
-    assert positions.count() == 13 * 11
+    grid, palette = (page.locator(".widget-gridbox").nth(number) for number in (0, 1))
+    positions, codes = grid.locator("button"), palette.locator("button")
+    codes.first.wait_for()
+    assert (positions.count(), codes.count()) == (13 * 11, 128)
+    patch = "button => getComputedStyle(button).backgroundImage"
+    assert codes.nth(100).evaluate(patch).startswith('url("data:image/png')
+    codes.nth(99).focus()  # by keyboard: the next code
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    chosen = codes.nth(100).get_attribute("title")
+    page.locator(".widget-label").get_by_text(chosen, exact=True).wait_for()
     keep(page, "painter-before")
     pictures = page.locator("img.jupyter-widgets")
-    parts = (pictures.first, page.locator(".widget-gridbox"), pictures.last)
+    parts = (pictures.first, grid, pictures.last)
     boxes = [part.bounding_box() for part in parts]
     places = [(box["y"], box["width"], box["height"]) for box in boxes]
     assert places[0] == places[1] == places[2], (
