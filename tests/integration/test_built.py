@@ -64,7 +64,7 @@ def test_built_02_the_ema_quantiser_is_the_packages(decay):
         quantizer.build((None, D))
         quantizer.codebook.assign(far)
     for seed in range(4):
-        for one, other in zip(mine(batch(seed), True), theirs(batch(seed), True)):
+        for one, other in zip(mine(batch(seed), training=True), theirs(batch(seed), training=True)):
             np.testing.assert_allclose(one, other, atol=1e-5)
         np.testing.assert_allclose(mine.losses, theirs.losses, rtol=1e-5)
         for name in ("codebook", "counts", "sums"):
