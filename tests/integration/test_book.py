@@ -255,7 +255,7 @@ SCREENS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "h
 SHOWN = {  # what the screenshots show, beside the top of every page
     "README": ("#results",),
     "notebooks/01_data_exploration": ("#first-look", "#intensities"),
-    "notebooks/02_vqvae_building": ("#vae-and-vq-vae", "#mse-and-ssim"),
+    "notebooks/02_vqvae_building": ("#reference-and-ours", "#mse-and-ssim"),
     "notebooks/04_codebook_analysis": ("#figure-4-2",),
     "notebooks/06_generation": ("#watch-one-grow", "#references"),
 }
