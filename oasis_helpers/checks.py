@@ -191,34 +191,35 @@ def upper_pairs(function: Callable) -> None:
 
 
 # 5. Prior
-def mask(function: Callable) -> None:
-    """`mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
+def column_mask(function: Callable) -> None:
+    """`column_mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
     five = np.zeros((5, 5))
-    five[:2], five[2, :2] = 1, 1
+    five[:, :2], five[:2, 2] = 1, 1
     cases = {
-        'Type "A" passes all earlier positions in reading order, but not the position itself.': (
+        "Earlier are the columns to the left, and the upper part of the position's own column.": (
             (3, "A"),
-            [[1, 1, 1], [1, 0, 0], [0, 0, 0]],
+            [[1, 1, 0], [1, 0, 0], [1, 0, 0]],
         ),
         'Type "B" differs from "A" at a single position.': (
             (3, "B"),
-            [[1, 1, 1], [1, 1, 0], [0, 0, 0]],
+            [[1, 1, 0], [1, 1, 0], [1, 0, 0]],
         ),
         "Every odd side must work: where is the middle?": ((5, "A"), five),
     }
-    _report("mask", function, cases, "both types, sides 3 and 5")
+    _report("column_mask", function, cases, "both types, sides 3 and 5")
 
 
-def gate(function: Callable) -> None:
-    """`gate(features)`: float (..., 2 C) -> float (..., C)."""
-    features = np.array([[2.0, -1.0, 0.0, 4.0]])
-    by_hand = np.tanh([[2.0, -1.0]]) / (1 + np.exp([[0.0, -4.0]]))
+def map_bits(function: Callable) -> None:
+    """`map_bits(logits, codes)`: float (N, h, w, K), int (N, h, w) -> bits per code, float (N,)."""
+    codes = np.array([[[0, 1]], [[2, 2]]])
+    logits = np.log([0.5, 0.25, 0.25]) + np.array([0.0, 1000.0])[:, None, None, None]
+    logits = np.tile(logits, (1, 1, 2, 1))
     cases = {
-        "Which half of the channels are values, which half are gates, and which function "
-        "belongs to each?": ((features,), by_hand),
-        "Split the last axis, for any shape.": ((np.zeros((2, 3, 6)),), np.zeros((2, 3, 3))),
+        "Equal logits cost log2 K bits at every code.": ((logits[:1] * 0, codes[:1]), [np.log2(3)]),
+        "Take the true code's probability: 1 and 2 bits here.": ((logits[:1], codes[:1]), [1.5]),
+        "exp(1000) overflows. What can you subtract from all logits?": ((logits, codes), [1.5, 2]),
     }
-    _report("gate", function, cases, "two channels by hand, and a whole map")
+    _report("map_bits", function, cases, "equal logits, unequal ones, and logits of a thousand")
 
 
 # 6. Generation

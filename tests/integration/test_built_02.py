@@ -1,35 +1,22 @@
-"""What the student builds in cells equals the package's class: same weights, same outputs."""
+"""The quantisers and the VQ-VAE built in notebook 02 equal the package's, with the same weights."""
 
 import keras
-import nbformat
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 
-from oasis_helpers.data import REPOSITORY
 from oasis_helpers.layers import EMAVectorQuantizer, ResidualBlock, VectorQuantizer
-from oasis_helpers.recipes import reference_vqvae
+from oasis_helpers.recipes import WHOLE_FRAME, improved_vqvae, reference_vqvae
 from oasis_helpers.vqvae import VQVAE
+from tests.examples import run_cells
 
+NOTEBOOK = "02_vqvae_building"
 K, D = 8, 3
-
-
-def built(stem, names, **parameters):
-    """What the cells of these ids define, run in this order with these parameters."""
-    cells = nbformat.read(REPOSITORY / "notebooks" / f"{stem}.ipynb", as_version=4).cells
-    source = {cell.id: cell.source for cell in cells}
-    space = {"keras": keras, "np": np, "layers": layers, "ops": ops, **parameters}
-    for name in names:
-        exec(compile(source[name], name, "exec"), space)
-    return space
 
 
 def batch(seed, shape=(2, 4, 5, D)):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
-
-
-# ------------------------------------------------------------------------------------ notebook 02
 
 
 def with_gradients(quantizer, vectors):
@@ -44,7 +31,7 @@ def with_gradients(quantizer, vectors):
 
 
 def test_built_02_the_quantiser_is_the_packages():
-    mine = built("02_vqvae_building", ("nearest-entry", "my-quantizer"), BETA=0.4)["MyQuantizer"]
+    mine = run_cells(NOTEBOOK, ("nearest-entry", "my-quantizer"), {"BETA": 0.4})["MyQuantizer"]
     quantizers = mine(K, D), VectorQuantizer(K, D, commitment_cost=0.4)
     for quantizer in quantizers:
         quantizer.build((None, D))
@@ -57,7 +44,7 @@ def test_built_02_the_quantiser_is_the_packages():
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_built_02_the_ema_quantiser_is_the_packages(decay):
     cells = "nearest-entry", "my-ema-quantizer"
-    mine = built("02_vqvae_building", cells, BETA=0.4, DECAY=decay)["MyEMAQuantizer"](K, D)
+    mine = run_cells(NOTEBOOK, cells, {"BETA": 0.4, "DECAY": decay})["MyEMAQuantizer"](K, D)
     theirs = EMAVectorQuantizer(K, D, 0.4, decay, start_from_data=False, restart_below=0)
     far = np.concatenate([batch(1, (K - 1, D)), np.full((1, D), 50, "float32")])  # a dead entry
     for quantizer in (mine, theirs):
@@ -74,7 +61,7 @@ def test_built_02_the_ema_quantiser_is_the_packages(decay):
 
 
 def test_built_02_the_networks_are_the_references():
-    space = built("02_vqvae_building", ["networks"], SIZE=32, FILTERS=(4, 4, 4))
+    space = run_cells(NOTEBOOK, ["networks"], {"SIZE": 32, "FILTERS": (4, 4, 4)})
     theirs = reference_vqvae(1.0, 32)
     inputs = np.random.default_rng(0).random((2, 32, 32, 1)).astype("float32")
     for build, part in (("build_encoder", theirs.encoder), ("build_decoder", theirs.decoder)):
@@ -89,7 +76,7 @@ def test_built_02_the_small_vqvae_is_the_packages():
     images = np.random.default_rng(0).random((4, 32, 32, 1)).astype("float32")
     space = {"SIZE": 32, "FILTERS": (4, 8, 8), "NUM_EMBEDDINGS": 16, "BETA": 0.25, "DECAY": 0.9}
     space |= {"VQVAE": VQVAE, "EMAVectorQuantizer": EMAVectorQuantizer, "unseen": images}
-    space = built("02_vqvae_building", [*cells, "same-vqvae"], variance=0.1, **space)
+    space = run_cells(NOTEBOOK, [*cells, "same-vqvae"], {"variance": 0.1, **space})
     mine, theirs = space["small"], space["packaged"]
     np.testing.assert_allclose(mine(images), theirs(images)[0], atol=1e-5)
     losses = mine.train_on_batch(images, images), mine.evaluate(images, images, verbose=0)
@@ -97,16 +84,14 @@ def test_built_02_the_small_vqvae_is_the_packages():
 
 
 def test_built_02_the_residual_block_is_the_packages():
-    cells = nbformat.read(REPOSITORY / "notebooks" / "02_vqvae_building.ipynb", as_version=4).cells
-    source = next(cell.source for cell in cells if cell.id == "residual-block")
-    space = {"layers": layers, "ops": ops}
-    exec(source[: source.index("maps = ")], space)
+    given = {"ResidualBlock": ResidualBlock, "SEED": 0, "SIZE": 80, "NUM_EMBEDDINGS": K}
+    given |= {"WHOLE_FRAME": WHOLE_FRAME, "improved_vqvae": improved_vqvae, "variance": 0.1}
+    given["reference"] = reference_vqvae(0.1, num_embeddings=K)
+    residual_block = run_cells(NOTEBOOK, ["residual-block"], given)["residual_block"]
     maps, theirs = keras.Input((6, 6, 8)), ResidualBlock(8, 4)
-    mine = keras.Model(maps, space["residual_block"](maps, 8, 4))
+    mine, inputs = keras.Model(maps, residual_block(maps, 8, 4)), batch(0, (1, 6, 6, 8))
     theirs.build(maps.shape)
     theirs.set_weights([weights + 0.1 for weights in mine.get_weights()])
-    assert not np.allclose(mine(batch(0, (1, 6, 6, 8))), theirs(batch(0, (1, 6, 6, 8))))
+    assert not np.allclose(mine(inputs), theirs(inputs))
     mine.set_weights(theirs.get_weights())
-    np.testing.assert_allclose(
-        mine(batch(0, (1, 6, 6, 8))), theirs(batch(0, (1, 6, 6, 8))), atol=1e-5
-    )
+    np.testing.assert_allclose(mine(inputs), theirs(inputs), atol=1e-5)
