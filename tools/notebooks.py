@@ -131,7 +131,7 @@ def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.Notebo
     print(f"{path.name:32s} ", end="", flush=True)
     try:
         with open(log, "ab") as file:  # what kernels print outside of cells
-            client.execute(stderr=file, env={**os.environ, "TQDM_DISABLE": "1"})
+            client.execute(stderr=file)
         for number, cell in enumerate(notebook.cells, start=1):
             if "alt" in cell.metadata and not (tolerant or _pictures(cell)):
                 raise RuntimeError(f"Cell {number} shows no figure, although it describes one")
