@@ -61,8 +61,8 @@ def sample_codes(
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
     slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
-    options = {} if progress else {"disable": True}
-    with tqdm(total=len(batches) * codes[0:1].size, unit="code", leave=False, **options) as bar:
+    total = len(batches) * codes[0:1].size
+    with tqdm(total=total, unit="code", leave=False, disable=not progress) as bar:
         for rows in batches:
             state = start(prior, slice_index[rows], cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)

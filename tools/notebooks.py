@@ -129,8 +129,7 @@ def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.Notebo
     client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []  # this Python, no other
     started, log = time.perf_counter(), BUILD / "kernels.log"
     _remove(BUILD / "my_weights")  # of the last run; a student's own are never touched here
-    mine = {"OASIS_MY_WEIGHTS": str(BUILD / "my_weights"), "TQDM_DISABLE": "1"}
-    settings = {**mine, **os.environ}
+    settings = {"OASIS_MY_WEIGHTS": str(BUILD / "my_weights"), **os.environ}
     print(f"{path.name:32s} ", end="", flush=True)
     try:
         with open(log, "ab") as file:  # what kernels print outside of cells

@@ -37,9 +37,8 @@ FINISHED = """count => {
 WATCH = """mark => {
     window.progress = [];
     new MutationObserver(() => {
-        for (const output of document.querySelectorAll(".jp-OutputArea-output .jupyter-widgets"))
-            if (output.textContent.includes(mark) && output.checkVisibility())
-                window.progress.push(output.textContent);
+        for (const { textContent: text } of document.querySelectorAll(".widget-hbox"))
+            if (text.includes(mark) && text.includes("%")) window.progress.push(text);
     }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }"""
 
@@ -105,8 +104,8 @@ def served(command, tmp_path):
     # The user's own settings and workspaces stay out, and notebook 01 has slices to read.
     own = {f"JUPYTER_{kind}_DIR": tmp_path / kind.lower() for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"OASIS_CACHE_DIR": tmp_path / "cache", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    quiet = ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")  # with these, kernels show less
-    settings = {name: value for name, value in os.environ.items() if name not in quiet}
+    # With this variable, kernels leave messages of libraries in the terminal.
+    settings = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     command = [sys.executable, *command, "--no-browser", "--allow-root"]
     command += ["--ip=127.0.0.1", f"--port={address.split(':')[-1]}", "--ServerApp.port_retries=0"]
     with open(tmp_path / "lab.log", "wb") as log:
