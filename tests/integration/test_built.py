@@ -1,0 +1,62 @@
+"""What the student builds in a notebook computes what the package computes."""
+
+import time
+
+import keras
+import nbformat
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from oasis_helpers import sample_codes
+from oasis_helpers.causal import CausalConv2D
+from oasis_helpers.data import REPOSITORY
+from oasis_helpers.pixelcnn import GatedPixelCNN
+
+
+def run_cells(stem: str, ids: list[str], names: dict) -> dict:
+    """The names that code cells of a notebook leave, run in the given order."""
+    path = REPOSITORY / "notebooks" / f"{stem}.ipynb"
+    source = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    names = {"np": np, "keras": keras, **names}
+    for cell in ids:
+        exec(compile(source[cell], f"{stem}: {cell}", "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def small_prior():
+    keras.utils.set_random_seed(0)
+    return GatedPixelCNN(7, (4, 6), filters=8, blocks=2, num_heads=2)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_built_06_loop(small_prior, seed):
+    indices = np.array([4, 16, 28])
+    names = {
+        "softmax": softmax, "time": time, "SEED": seed, "prior": small_prior,
+        "first_indices": indices, "probabilities": np.array([0.5, 0.3, 0.2]),
+        "first_codes": sample_codes(small_prior, 3, indices, seed=seed),
+    }  # fmt: skip
+    names = run_cells("06_generation", ["one-code", "step", "loop", "loop-equal"], names)
+    assert np.array_equal(names["loop_codes"], names["first_codes"])
+    assert len(np.unique(names["loop_codes"])) > 3
+
+
+def test_built_06_cached_row(small_prior):
+    codes = np.random.default_rng(0).integers(7, size=(3, 4, 6), dtype="int32")
+    names = {"prior": small_prior, "GRID": small_prior.grid, "first_codes": codes}
+    names = run_cells("06_generation", ["cache-layer", "cached-row"], names)
+    assert np.abs(names["whole_row"] - names["row_bias"]).max() > 1e-3
+    assert np.allclose(np.stack(names["outputs"], 1), names["whole_row"], atol=1e-5)
+
+    layer = CausalConv2D(5, (1, 4), shift=True)  # another width, and a bias that is not 0
+    inputs = np.random.default_rng(1).normal(size=(3, 1, 6, 2)).astype("float32")
+    layer.build(inputs.shape)
+    layer.bias.assign(np.arange(5))
+    cached = names["CachedRow"](np.array(layer.kernel)[0], np.array(layer.bias), count=3)
+    outputs = []
+    for column in range(6):
+        outputs.append(cached.output())
+        cached.remember(inputs[:, 0, column])
+    assert np.allclose(np.stack(outputs, 1), np.array(layer(inputs))[:, 0], atol=1e-5)
