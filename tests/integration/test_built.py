@@ -54,9 +54,11 @@ def test_built_06_cached_row(small_prior):
     inputs = np.random.default_rng(1).normal(size=(3, 1, 6, 2)).astype("float32")
     layer.build(inputs.shape)
     layer.bias.assign(np.arange(5))
-    cached = names["CachedRow"](np.array(layer.kernel)[0], np.array(layer.bias), count=3)
+    kernel, bias = map(keras.ops.convert_to_numpy, (layer.kernel, layer.bias))
+    cached = names["CachedRow"](kernel[0], bias, count=3)
     outputs = []
     for column in range(6):
         outputs.append(cached.output())
         cached.remember(inputs[:, 0, column])
-    assert np.allclose(np.stack(outputs, 1), np.array(layer(inputs))[:, 0], atol=1e-5)
+    expected = keras.ops.convert_to_numpy(layer(inputs))[:, 0]
+    assert np.allclose(np.stack(outputs, 1), expected, atol=1e-5)
