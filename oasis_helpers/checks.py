@@ -143,10 +143,9 @@ def slice_interval(function: Callable) -> None:
         return (interval[1] - interval[0]) / theory
 
     hints = {
-        "All means are equal: sample *with* replacement.": lambda x: width(x) > 1e-6,
-        "The interval should contain the mean of the values.": lambda x: (
-            x[0] < values.mean() < x[1]
-        ),
+        "All means are equal: sample *with* replacement.": lambda x: abs(width(x)) > 1e-6,
+        "Return the low end first, then the high end.": lambda x: x[0] < x[1],
+        "The mean of the values should be inside.": lambda x: x[0] < values.mean() < x[1],
         "Far too wide: this is the spread of the slices, not of their mean.": lambda x: (
             width(x) < 3
         ),

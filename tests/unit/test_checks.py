@@ -70,6 +70,7 @@ WRONG = {
         lambda v, s: tuple(np.sort([v.mean(), np.random.default_rng(s).permutation(v).mean()])),
         "*with* replacement",
     ),
+    "high end first": ("slice_interval", lambda v, s: (v.mean() + 1, v.mean() - 1), "low end"),
     "scatter of slices": ("slice_interval", lambda v, s: np.percentile(v, [2.5, 97.5]), "too wide"),
     "nan of a dead code": (
         "perplexity",
