@@ -155,11 +155,11 @@ def comparison(
     return images(rows, titles, title, None, {"difference": SIGNED}, label, height)
 
 
-def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: int, alt: str):
+def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, alt: str):
     """An animated GIF, as `IPython.display.HTML`: a code map fills up, and its slice beside it.
 
     Args:
-        code_maps: float (frames, h, w) in 0 ... K-1, NaN where no code has been sampled yet.
+        code_maps: float (frames, h, w), codes, NaN where no code has been sampled yet.
         slices: float (frames, height, width) in [0, 1], what the maps decode to.
         alt: what the animation shows, in words.
     """

@@ -222,9 +222,7 @@ def write_animation(models: pretrained.Pretrained) -> None:
             np.pad(np.where(sampled, one, np.nan), [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)
         )
         slices.append(np.pad(steps, [(0, 0), (0, 0), (0, width // one.shape[1])]))
-    page = plotting.animate_sampling(
-        np.concatenate(maps, 2), np.concatenate(slices, 2), models.vqvae.num_embeddings, ""
-    ).data
+    page = plotting.animate_sampling(np.concatenate(maps, 2), np.concatenate(slices, 2), "").data
     picture = io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0]))
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(picture))]
     colours = frames[-1].quantize(128, dither=Image.Dither.NONE)  # one palette: a third of the size

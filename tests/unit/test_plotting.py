@@ -100,7 +100,7 @@ def test_bins_hold_equally_many_steps_of_a_grid():
 def test_animation_has_its_frames_and_words():
     code_maps = np.where(np.arange(6).reshape(3, 2) < np.arange(7)[:, None, None], 5.0, np.nan)
     slices = np.linspace(0, 1, 7)[:, None, None] * np.ones((7, 24, 16))
-    page = plotting.animate_sampling(code_maps, slices, 8, "six codes in turn").data
+    page = plotting.animate_sampling(code_maps, slices, "six codes in turn").data
     assert 'alt="six codes in turn"' in page
     file = base64.b64decode(re.search('base64,([^"]+)', page)[1])
     with Image.open(io.BytesIO(file)) as animation:
