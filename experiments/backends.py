@@ -47,7 +47,7 @@ def _values_of(backend: str, file: Path) -> dict[str, np.ndarray]:
         env={**os.environ, "KERAS_BACKEND": backend},
         check=True,
     )
-    return dict(np.load(file))
+    return dict(np.load(file, allow_pickle=False))
 
 
 def _compared(reference: dict, other: dict) -> dict:
