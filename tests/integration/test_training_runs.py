@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from oasis_helpers import (
     training,
 )
 from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
+from oasis_helpers.data import SliceSet, with_mirrored
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
 from tests.examples import heads
 from tools import features, score, train
@@ -172,3 +174,27 @@ def test_a_learning_rate_too_high_is_named(tmp_path, refused, kind, kept):
     words += [f"remove {tmp_path} and " if kept else "", "train with a lower one."]
     checkpoint = training.Checkpoint(tmp_path) if kept else None
     refused(lambda: training.fit(model, batches, 20, None, (), checkpoint), *words)
+
+
+@pytest.mark.parametrize(("steps", "unaugmented"), [(36, 4), (6, 1), (1, 1), (12, 1)])
+def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
+    """But where there is one epoch only, it shows all that was encoded."""
+    monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
+    images = np.random.default_rng(0).random((32, 16, 16, 1), "float32")
+    indices = np.arange(32, dtype="int32")
+    train = SliceSet(images, indices // 8, indices, "train", Path("noise"))
+    recipe = recipes.Recipe(
+        "cohort",
+        16,
+        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
+        prior={"filters": 8, "blocks": 1, "num_heads": 1},
+        prior_schedule=recipes.Schedule(steps, 16, 4e-3),  # six steps an epoch
+        views=3,
+    )
+    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
+    validate = dataclasses.replace(train, split="validate")
+    _, batches = training.train_prior(recipe, vqvae, train, validate)
+    assert len(batches) == 6 and batches.unaugmented == (unaugmented, 2 * len(train))
+    (codes, slices), _ = batches.read(np.arange(2 * len(train)))
+    np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
+    np.testing.assert_array_equal(slices, np.tile(train.slices, 2))

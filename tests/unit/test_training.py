@@ -1,14 +1,12 @@
 """The best epoch is found, the order of batches is fixed, one process at a time uses a folder."""
 
 import dataclasses
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from oasis_helpers import load_slices, recipes, training
-from oasis_helpers.data import SliceSet, with_mirrored
 
 # ---------------------------------------------------------------------------------- checkpoints
 
@@ -77,30 +75,6 @@ def test_final_epochs_may_use_the_first_examples_only():
     assert (seen[2] != seen[3]).any()
     with pytest.raises(ValueError, match="unaugmented names the first 13 of 12"):
         training.Batches.of(np.arange(12), np.arange(12), 4, unaugmented=(2, 13))
-
-
-@pytest.mark.parametrize(("steps", "unaugmented"), [(36, 4), (6, 1), (1, 1), (12, 1)])
-def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
-    """But where there is one epoch only, it shows all that was encoded."""
-    monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
-    images = np.random.default_rng(0).random((32, 16, 16, 1), "float32")
-    indices = np.arange(32, dtype="int32")
-    train = SliceSet(images, indices // 8, indices, "train", Path("noise"))
-    recipe = recipes.Recipe(
-        "cohort",
-        16,
-        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
-        prior={"filters": 8, "blocks": 1, "num_heads": 1},
-        prior_schedule=recipes.Schedule(steps, 16, 4e-3),  # six steps an epoch
-        views=3,
-    )
-    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
-    validate = dataclasses.replace(train, split="validate")
-    _, batches = training.train_prior(recipe, vqvae, train, validate)
-    assert len(batches) == 6 and batches.unaugmented == (unaugmented, 2 * len(train))
-    (codes, slices), _ = batches.read(np.arange(2 * len(train)))
-    np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
-    np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, 4), (0, 4), (3, 0), (3, -1)])
