@@ -19,7 +19,7 @@ PAGES = [
     for pattern in ("*.md", "docs/*.md", "data/**/README.md", "notebooks/README.md")
     for path in sorted(REPOSITORY.glob(pattern))
 ]
-IGNORED = "nbval-ignore-output"
+NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 COMPARED_FLOOR = 0.75  # of the cells that print something
 MOST_WORDS, MOST_WORDS_IN_ALL, MOST_CODE_CELLS = 2500, 17_000, 45  # of the main path
 OPTION = re.compile(r"<details>\s*<summary>.*?</summary>\s*(.*?)\s*</details>", re.DOTALL)
@@ -208,7 +208,7 @@ def compared(cell) -> bool:
         if output.get("name") != "stderr"
     ]
     says = any(text.strip() and not text.startswith("<Figure") for text in texts)
-    return says and IGNORED not in cell.metadata.get("tags", [])
+    return says and NOT_COMPARED.isdisjoint(cell.metadata.get("tags", []))
 
 
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=relative)
