@@ -211,7 +211,9 @@ def compared(cell) -> bool:
     return says and NOT_COMPARED.isdisjoint(cell.metadata.get("tags", []))
 
 
-@pytest.mark.parametrize("paths", [*([path] for path in NOTEBOOKS), SOLUTIONS], ids=lambda paths: paths[0].stem)
+@pytest.mark.parametrize(
+    "paths", [*([path] for path in NOTEBOOKS), SOLUTIONS], ids=lambda paths: paths[0].stem
+)
 def test_fraction_of_compared_cells(paths):
     cells = [cell for path in paths for cell in code_cells(read(path)) if cell.outputs]
     fraction = sum(map(compared, cells)) / len(cells)
