@@ -1,8 +1,8 @@
 """Starts JupyterLab on a student's own copies: `python -m oasis_helpers lab`, or `make lab`.
 
 What is missing in `my_notebooks/` is copied there from `notebooks/`; nothing in it is overwritten.
-Git ignores that folder, so `git pull` never meets a student's work. Words after `lab` go to
-JupyterLab.
+Git ignores that folder, so `git pull` never meets a student's work. Copies have no outputs: no
+answer stands there before its question. Options after `lab` go to JupyterLab.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def copy_missing() -> list[str]:
             continue
         if source.suffix == ".ipynb":
             notebook = json.loads(content)
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "code":
+                    cell |= {"outputs": [], "execution_count": None}
             notebook["metadata"] |= KERNEL | {"course_version": version}
             content = json.dumps(notebook, indent=1, ensure_ascii=False).encode() + b"\n"
         target.parent.mkdir(parents=True, exist_ok=True)

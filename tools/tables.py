@@ -28,6 +28,7 @@ from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
 PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
+BASELINES = ("per position", "per slice index and position")
 
 
 def main() -> None:
@@ -71,9 +72,11 @@ def headline_table() -> str:
         ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
         ["high-frequency power of reconstructions", *(f"{x:.0f} %" for x in power), "100 %"],
         [
-            "bits per code (baseline per position)",
+            "bits per code (baselines: per position; per slice index and position)",
             *(
-                f"{prior['bits_per_code'][0]:.2f} ({prior['baselines']['per position']:.2f})"
+                "{:.2f} ({:.2f}; {:.2f})".format(
+                    prior["bits_per_code"][0], *(prior["baselines"][table] for table in BASELINES)
+                )
                 for prior in priors
             ),
             "",
@@ -107,9 +110,8 @@ def results_table() -> str:
             f"{test['perplexity']} ({test['perplexity_brain']})",
         ]
         if prior:
-            tables = ("per position", "per slice index and position")
             row += [f"{Estimate(*prior['bits_per_code'])}"]
-            row += [f"{prior['baselines'][table]:.3f}" for table in tables]
+            row += [f"{prior['baselines'][table]:.3f}" for table in BASELINES]
         rows.append(row if prior else [*row, "", "", ""])
     return markdown(headings.split("|"), rows)
 
@@ -126,10 +128,36 @@ def set_metrics_table() -> str:
         "reconstructed by the reference": reference["reconstructed"],
         "samples of the reference": reference["samples"],
     }
+    return _sets_table(sets)
+
+
+def cohort_set_metrics_table() -> str:
+    """The same for the synthetic cohort."""
+    cohort = read_json(WEIGHTS / "cohort" / "scores.json")["set_metrics"]
+    sets = {
+        "cohort, other subjects": cohort["real"],
+        "reconstructed by `cohort`": cohort["reconstructed"],
+        "samples of `cohort`": cohort["samples"],
+    }
+    return _sets_table(sets)
+
+
+def _sets_table(sets: dict[str, dict]) -> str:
     scores = ("kid", "kid_random", "precision", "recall", "density", "coverage", "pairwise_ssim")
     rows = [[name, *(_with_interval(row[score]) for score in scores)] for name, row in sets.items()]
     headings = ["set", "KID", "KID in random features", *scores[2:-1], "pairwise SSIM"]
     return markdown(headings, rows)
+
+
+def memorisation_table() -> str:
+    """The fraction of samples nearer to a training slice than 99 % of unseen slices are."""
+    rows = []
+    for path in sorted(WEIGHTS.glob("*/scores.json")):
+        if fractions := read_json(path).get("memorisation"):
+            percent = ([100 * x for x in fractions[kind]] for kind in ("pixels", "codes"))
+            columns = ("{:.1f} % [{:.1f}, {:.1f}]".format(*row) for row in percent)
+            rows.append([f"`{path.parent.name}`", *columns])
+    return markdown(["samples of", "in pixels", "in codes"], rows)
 
 
 def tokenizers_table() -> str:
@@ -187,6 +215,8 @@ TABLES = {
     "headline": headline_table,
     "results": results_table,
     "set metrics": set_metrics_table,
+    "set metrics of the cohort": cohort_set_metrics_table,
+    "memorisation": memorisation_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,

@@ -25,7 +25,8 @@ def course(tmp_path, monkeypatch):
 def write(path, code):
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"kernelspec": {"name": "python3", "display_name": "another name"}}
-    cells = [nbformat.v4.new_code_cell(code, id="a")]
+    output = nbformat.v4.new_output("stream", text="the answer\n")
+    cells = [nbformat.v4.new_code_cell(code, id="a", outputs=[output], execution_count=1)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
 
 
@@ -41,6 +42,14 @@ def test_everything_is_copied_once(course):
     names = {"01_first.ipynb", "solutions/01_first.ipynb", "images/one.svg"}
     assert {path.as_posix() for path in copies} == names
     assert lab.copy_missing() == [] and files_in(lab.MINE) == copies
+
+
+def test_copies_have_no_outputs_and_originals_keep_theirs(course):
+    lab.copy_missing()
+    for name in ("01_first.ipynb", "solutions/01_first.ipynb"):
+        original, copy = (nbformat.read(x / name, as_version=4) for x in (course, lab.MINE))
+        assert original.cells[0].outputs[0].text == "the answer\n"
+        assert copy.cells[0].outputs == [] and copy.cells[0].execution_count is None
 
 
 def test_what_a_student_has_stays(course):

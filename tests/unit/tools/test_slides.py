@@ -1,4 +1,4 @@
-"""Slides: one figure, one sentence, one question each."""
+"""Slides: a figure each, a question where there is one, and a sentence to unfold."""
 
 import nbformat
 import pytest
@@ -10,27 +10,53 @@ bs4 = pytest.importorskip("bs4", reason="Beautiful Soup is not installed")
 PICTURE = nbformat.v4.new_output("display_data", data={"image/png": "aGk=\n"})
 
 
-def figure(alt):
-    return nbformat.v4.new_code_cell("show()", metadata={"alt": alt}, outputs=[PICTURE])
+def figure(alt, **metadata):
+    return nbformat.v4.new_code_cell("show()", metadata=metadata | {"alt": alt}, outputs=[PICTURE])
 
 
-def text(source):
-    return nbformat.v4.new_markdown_cell(source)
+def text(source, **metadata):
+    return nbformat.v4.new_markdown_cell(source, metadata=metadata)
 
 
-def test_a_slide_for_each_figure_with_a_question():
+def slides_of(*cells):
+    pages = slides.slides_of(nbformat.v4.new_notebook(cells=cells))
+    return [bs4.BeautifulSoup(page, "html.parser").section for page in pages]
+
+
+def test_a_slide_for_each_figure_with_the_question_above_the_sentence():
     cells = [text("# 1. A <title>"), text("## Codes\n\nFirst this. Which code is *most* frequent?")]
     cells += [figure("Bars."), nbformat.v4.new_code_cell("1"), figure("More bars.")]
-    cells += [text("## Which one?\n\nNo question in the text."), figure("A map.")]
-    cells += [text("### Check yourself\n\nWhat is a `code` here?\n\n<details>Is it?</details>")]
-    pages = slides.slides_of(nbformat.v4.new_notebook(cells=cells))
-    title, *rest = (bs4.BeautifulSoup(page, "html.parser").section for page in pages)
+    cells += [text("Which one is it?"), figure("A map.", question="Where is <black>?")]
+    title, *rest = slides_of(*cells)
     assert title.text == "1. A <title>"
-    assert [part.h1.text for part in rest] == ["Codes", "Codes", "Which one?"]
-    assert [part.p.text for part in rest] == ["Bars.", "More bars.", "A map."]
-    assert [part.strong.text for part in rest] == [
-        "Which code is most frequent?",
-        "What is a code here?",
-        "Which one?",
-    ]
+    assert [part.h1.text for part in rest] == ["Codes"] * 3
+    questions = [part.strong and part.strong.text for part in rest]
+    assert questions == ["Which code is most frequent?", None, "Where is <black>?"]
+    for part, sentence in zip(rest, ("Bars.", "More bars.", "A map.")):
+        assert part.details.summary.next_sibling == sentence and "open" not in part.details.attrs
+        assert not part.details.find_next_sibling()
     assert {part.img["src"] for part in rest} == {"data:image/png;base64,aGk="}
+
+
+def test_titles_are_headings_of_the_body_and_deeper_sections_have_no_slides():
+    cells = [text("# 1. A title"), text("## Parameters"), figure("First.")]
+    cells += [text("## Codes"), text("### Exercise 2 (★): predict"), figure("Bars.")]
+    cells += [text("## Deeper: more", tags=["deeper"]), figure("Hidden.", tags=["deeper"])]
+    cells += [text("## Check yourself\n\nWhat is a code?"), text("Now look."), figure("Last.")]
+    _, *rest = slides_of(*cells)
+    assert [part.h1.text for part in rest] == ["Codes"] * 3
+    assert not any(part.strong for part in rest)
+
+
+@pytest.mark.parametrize(
+    ("source", "question"),
+    [
+        ("Two codes. What do the [codes](x.md) `a` show?", "What do the codes a show?"),
+        ("Before you run it: which has the lowest SSIM?", ""),
+        ("How many entries will each one use?", ""),
+        ("And what do the codes show?", ""),
+        ("What do the codes show? Look below.", ""),
+    ],
+)
+def test_only_a_whole_last_sentence_is_a_question(source, question):
+    assert slides.last_question(source) == question
