@@ -1,8 +1,8 @@
 """Starts JupyterLab on a student's own copies: `python -m oasis_helpers lab`, or `make lab`.
 
 What is missing in `my_notebooks/` is copied there from `notebooks/`; nothing in it is overwritten.
-Git ignores that folder, so `git pull` never meets a student's work. Copies have no outputs: no
-answer stands there before its question. Options after `lab` go to JupyterLab.
+Git ignores that folder, so `git pull` never meets a student's work. Copies of the series have no
+outputs: no answer stands there before its question. Options after `lab` go to JupyterLab.
 """
 
 from __future__ import annotations
@@ -44,18 +44,19 @@ def copy_missing() -> list[str]:
         if not source.is_file() or ".ipynb_checkpoints" in source.parts:
             continue
         content, target = source.read_bytes(), MINE / source.relative_to(NOTEBOOKS)
-        version = hashlib.sha256(content).hexdigest()[:16]
+        if source.suffix == ".ipynb":
+            notebook = json.loads(content)
+            for cell in notebook["cells"] if source.parent == NOTEBOOKS else ():
+                if cell["cell_type"] == "code":
+                    cell |= {"outputs": [], "execution_count": None}
+            sources = json.dumps([cell["source"] for cell in notebook["cells"]])
+            version = hashlib.sha256(sources.encode()).hexdigest()[:16]
+            notebook["metadata"] |= KERNEL | {"course_version": version}
+            content = json.dumps(notebook, indent=1, ensure_ascii=False).encode() + b"\n"
         if target.exists():
             if target.suffix == ".ipynb" and copied_version(target) not in (version, None):
                 outdated.append(str(target.relative_to(MINE)))
             continue
-        if source.suffix == ".ipynb":
-            notebook = json.loads(content)
-            for cell in notebook["cells"]:
-                if cell["cell_type"] == "code":
-                    cell |= {"outputs": [], "execution_count": None}
-            notebook["metadata"] |= KERNEL | {"course_version": version}
-            content = json.dumps(notebook, indent=1, ensure_ascii=False).encode() + b"\n"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(target, content)
     return outdated

@@ -116,6 +116,7 @@ def test_a_kernel_that_cannot_start_is_a_sentence(tmp_path):
     assert "a file of the same name" in (tmp_path / "kernels.log").read_text()
 
 
+@pytest.mark.long
 def test_a_missing_figure_stops_the_run(tmp_path):
     write_notebook(tmp_path, "print('no figure')", alt="A line that rises from 1 to 2.")
     code, output = ended(start(tmp_path))
@@ -205,6 +206,7 @@ def path_with(folder: Path) -> str:
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
+@pytest.mark.long
 def test_pytest_starts_in_any_folder(notebook_in_the_repository, tmp_path):
     path = stored(notebook_in_the_repository, ("print(1)", "1\n", False))
     for cwd in (path.parent, tmp_path):
