@@ -59,7 +59,11 @@ EXCEPTIONS = {  # name: (part of the file's path, reason)
     "CELL_TIMEOUT": ("tools/notebooks.py", "of a notebook"),
     "keep": ("", "pretrained.keep, which notebooks 03 and 05 call"),
 }
-MAY_SAY = {"tools/notebooks.py": "cell", "experiments/quantizers.py": "level"}  # notebooks', FSQ's
+MAY_SAY = {  # of notebooks, of FSQ
+    "tools/notebooks.py": "cell",
+    "tools/lab.py": "cell",
+    "experiments/quantizers.py": "level",
+}
 PAIRS = {  # that a command of tools/ uses, and whose counterparts notebooks use
     "save_model": "of load_model",
     "finetune_decoder": "of train_vqvae and train_prior",
