@@ -236,7 +236,7 @@ def test_make_lab_opens_the_start_page_unchanged_and_nothing_is_red(start_page, 
     assert page.locator(".jp-Notebook img").first.evaluate("picture => picture.naturalWidth") > 0
     page.get_by_role("button", name="No", exact=True).click()
     keep(page, "start")
-    page.get_by_role("link", name="1. Data exploration").click()
+    page.get_by_role("link", name="1. A folder of brain slices").click()
     panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
     panel.locator(".jp-Cell", has_text="Objectives").first.wait_for()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()

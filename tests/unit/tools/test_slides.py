@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 
+from oasis_helpers.data import REPOSITORY
 from tools import slides
 
 bs4 = pytest.importorskip("bs4", reason="Beautiful Soup is not installed")
@@ -60,3 +61,20 @@ def test_titles_are_headings_of_the_body_and_deeper_sections_have_no_slides():
 )
 def test_only_a_whole_last_sentence_is_a_question(source, question):
     assert slides.last_question(source) == question
+
+
+@pytest.mark.parametrize(
+    ("name", "figure_id"),
+    [
+        ("01_data_exploration", "index-means"),
+        ("02_vqvae_building", "staircase"),
+        ("03_vqvae_training", "a02af3ff"),
+        ("04_codebook_analysis", "094bdb91"),
+        ("05_pixelcnn_prior", "field-masked"),
+        ("06_generation", "game"),
+    ],
+)
+def test_what_a_minute_plan_predicts_is_asked_on_the_slide(name, figure_id):
+    notebook = nbformat.read(REPOSITORY / f"notebooks/{name}.ipynb", as_version=4)
+    (asked,) = (cell.metadata for cell in notebook.cells if cell.id == figure_id)
+    assert asked.alt and asked.question.endswith("?")
