@@ -15,6 +15,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
     monkeypatch.setattr(notebooks, "summary", lambda: "the summary")
     monkeypatch.setattr(notebooks, "_is_scored_data", lambda: True)
+    monkeypatch.setattr(notebooks.pretrained, "data_root", lambda: tmp_path)  # no cohort is made
     monkeypatch.setattr(notebooks, "execute", copy)
     (tmp_path / "notebooks").mkdir()
     for name in ("01_first.ipynb", "02_second.ipynb"):
