@@ -52,7 +52,7 @@ def test_the_first_stage_learns(make):
 @pytest.mark.parametrize(
     ("make", "uses_index"),
     [
-        (lambda: MaskedPixelCNN(K, GRID, filters=16), False),
+        pytest.param(lambda: MaskedPixelCNN(K, GRID, filters=16), False, marks=pytest.mark.long),
         (lambda: GatedPixelCNN(K, GRID, 16, 2, 2, condition_dropout=0.3), True),
     ],
 )
