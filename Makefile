@@ -19,7 +19,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))
 	$(call as_text,$(name))))
 
 # Notebooks run in their own folder, so relative folders are made absolute.
-$(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR,\
+$(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR OASIS_MY_WEIGHTS,\
 	$(if $(filter-out /% ~%,$(firstword $(value $(name)))),\
 	$(call as_text,$(name),$$(CURDIR)/$$(value $(name)))))
 
@@ -84,7 +84,7 @@ pages: environment-dev
 	$(BIN)/python -m sphinx --quiet -c book -D executed_notebooks=build/notebooks . build/pages
 	@echo "open build/pages/index.html"
 
-# One page of slides for each notebook: its figures, a sentence and a question each.
+# One page of slides for each notebook: its figures, each with a sentence, some with a question.
 slides: environment
 	$(BIN)/python -m tools.slides
 

@@ -285,7 +285,8 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
             raise
     old, new = (one.get_weights() if one else [] for one in (getattr(own, stage, None), model))
     if len(old) == len(new) and all(map(np.array_equal, old, new)):
-        return print(f"{MY_WEIGHTS.name}/mine holds these weights already.")
+        print(f"{MY_WEIGHTS.name}/mine holds these weights already.")
+        return
     frame = {"size": slices.images.shape[1], "crop": slices.crop, "side": slices.side}
     history, vqvae = {"recipe": {"data": data_name(), **frame}}, model
     scores = {"data": data_name(), "frame": frame, "test_fingerprint": fingerprint(slices)}
@@ -303,7 +304,10 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
     history[stage] = {name: [float(value) for value in curve] for name, curve in curves.items()}
     scores |= {"recipe": history["recipe"], "test": metrics.reconstruction_table(vqvae, slices)}
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(mine, unfinished) if stage == "prior" else unfinished.mkdir()
+    if stage == "prior":
+        shutil.copytree(mine, unfinished)
+    else:
+        unfinished.mkdir()
     save_model(model, unfinished / f"{stage}.keras")
     write_json(unfinished / "history.json", history)
     write_json(unfinished / "scores.json", scores | {"weights": stages_digest(unfinished)}, 2)

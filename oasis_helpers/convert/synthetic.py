@@ -35,6 +35,7 @@ from oasis_helpers.data import LAYOUT_FOLDER as FOLDER
 from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
 from oasis_helpers.data import SPLITS
 
+SUBJECTS = 96, 12, 12  # in training, validation, test
 RECORD = "cohort.json"
 MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
@@ -98,7 +99,7 @@ class Template(NamedTuple):
 
 def make_cohort(
     root: str | os.PathLike,
-    subjects: tuple[int, int, int] = (96, 12, 12),
+    subjects: tuple[int, int, int] = SUBJECTS,
     seed: int = 0,
     workers: int | None = None,
 ) -> pathlib.Path:
@@ -380,7 +381,7 @@ def is_cohort(root: str | os.PathLike) -> bool:
     records = (path / RECORD for path in (folder, folder.parent))
     try:
         made = json.loads(next(path.read_text("utf-8") for path in records if path.is_file()))
-        wanted = _record((96, 12, 12), 0)
+        wanted = _record(SUBJECTS, 0)
         return all(
             made[name] == wanted[name] for name in ("made_by", "version", "subjects", "seed")
         )

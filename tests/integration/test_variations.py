@@ -116,8 +116,6 @@ def lane(entry) -> list:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_suggestion_has_its_mark_and_its_entry(path):
     bullets, entries = suggestions(path)
-    if not entries:
-        return  # the last test of this file asks for them
     marks = [[kind for kind in KINDS if f"*{kind}*" in bullet.lower()] for bullet in bullets]
     assert marks == [[entry["kind"]] for entry in entries]
     for entry in entries:
