@@ -61,6 +61,7 @@ EXCEPTIONS = {  # name: (part of the file's path, reason)
 }
 MAY_SAY = {  # of notebooks, of FSQ
     "tools/notebooks.py": "cell",
+    "tools/grade.py": "cell",
     "tools/lab.py": "cell",
     "experiments/quantizers.py": "level",
 }
