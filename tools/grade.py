@@ -12,6 +12,7 @@ import argparse
 import ast
 import csv
 import io
+import logging
 import os
 import re
 import subprocess
@@ -27,7 +28,6 @@ from typing import NamedTuple
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import REPOSITORY, write_bytes
@@ -80,7 +80,7 @@ def course() -> list[Notebook]:
     """The notebooks of the course."""
     notebooks = []
     for path in sorted((REPOSITORY / "notebooks").glob("0[1-9]_*.ipynb")):
-        cells = code_cells(path)
+        cells = code_in(path)
         exercises = [
             Exercise(f"{int(path.name[:2])}.{cell.id.removeprefix('exercise-')}", *call)
             for cell in cells
@@ -90,7 +90,7 @@ def course() -> list[Notebook]:
     return notebooks
 
 
-def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+def code_in(path: Path) -> list[nbformat.NotebookNode]:
     """The code cells of a notebook.
 
     Raises:
@@ -195,9 +195,9 @@ def run(attempt: Attempt, seconds: int) -> tuple[str, str, str]:
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         try:
             *_, last, asked = client.execute(env={**os.environ, **own}, **silent).cells
-        except CellTimeoutError:
+        except TimeoutError:
             return "timed out", f"not finished after {seconds} seconds", ""
-        except (DeadKernelError, RuntimeError) as error:
+        except RuntimeError as error:  # the kernel has died, or did not start
             return "crashed", f"{error}", ""
     for part in asked.outputs:
         if part.output_type == "execute_result":
@@ -214,7 +214,7 @@ def run(attempt: Attempt, seconds: int) -> tuple[str, str, str]:
 def jobs_of(file: str, path: Path, notebooks: list[Notebook]) -> Iterator[tuple[Row, Attempt]]:
     """The lines of a file, each with the attempt that fills it; None where nothing has to run."""
     try:
-        cells = code_cells(path)
+        cells = code_in(path)
         if not (notebook := notebook_of(cells, notebooks)):
             raise ValueError("not a notebook of this course")
     except ValueError as error:
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--kernels", type=int, default=os.cpu_count() or 1, help="at once")
     parser.add_argument("--seconds", type=int, default=60, help="for each cell")
     options = parser.parse_args()
+    logging.getLogger("asyncio").disabled = True  # nbclient leaves tasks of kernels that it killed
     rows = grade(options.folder, options.kernels, options.seconds)
     write_table(rows, options.folder / "grades.csv")
     counts = Counter(row.verdict for row in rows)

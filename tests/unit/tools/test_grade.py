@@ -94,7 +94,7 @@ def test_every_exercise_of_the_course_has_a_number():
 def test_copies_are_recognised_whatever_their_name(tmp_path):
     course = grade.course()
     for path in sorted((REPOSITORY / "notebooks").glob("0[1-9]_*.ipynb")):
-        own = grade.notebook_of(grade.code_cells(path), course)
+        own = grade.notebook_of(grade.code_in(path), course)
         assert own.exercises[0].number.split(".")[0] == str(int(path.name[:2]))
     fourth = grade.notebook_of(cells(SET_UP, RIGHT + CALL), course)
     assert PERPLEXITY in fourth.exercises
@@ -105,7 +105,10 @@ def test_copies_are_recognised_whatever_their_name(tmp_path):
 
 
 def test_a_spreadsheet_reads_text_not_formulas(tmp_path):
-    rows = [grade.Row('=HYPERLINK("x").ipynb', "4.1", "hint", "ä, 1"), grade.Row("b", "4.1", "hint")]
+    rows = [
+        grade.Row('=HYPERLINK("x").ipynb', "4.1", "hint", "ä, 1"),
+        grade.Row("b", "4.1", "hint"),
+    ]
     grade.write_table(rows, tmp_path / "grades.csv")
     lines = (tmp_path / "grades.csv").read_text(encoding="utf-8-sig").splitlines()
     assert lines[0] == "file,exercise,verdict,says,noticed"
@@ -132,7 +135,7 @@ def test_wrong_answers_fail_in_every_exercise():
     for path in sorted((REPOSITORY / "notebooks" / "solutions").glob("0[1-9]_*.ipynb")):
         names = {"np": np, "BRAIN_THRESHOLD": oasis_helpers.data.BRAIN_THRESHOLD}
         names["ops"] = importlib.import_module("keras.ops")
-        for cell in grade.code_cells(path):
+        for cell in grade.code_in(path):
             for call in grade.CALL.finditer(cell.source):
                 exec(cell.source[: call.start()], names)
                 says, noticed = verdict(call[1], names[call[2]])
