@@ -20,7 +20,8 @@ from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import write_bytes
 
 NOTEBOOKS, MINE = REPOSITORY / "notebooks", own_folder("my_notebooks")
-LINKED = ("docs", "notebooks", "data/weights", "README.md")  # what copies and pages lead to
+# What copies and pages lead to; JupyterLab serves no link that leaves its folder.
+PAGES = ("*.md", "docs/*.md", *(f"data/weights/*/*.{kind}" for kind in ("md", "gif", "png")))
 START = "00_start.ipynb"
 # What JupyterLab writes: where it is stored already, opening a notebook changes nothing.
 KERNEL = {
@@ -65,12 +66,13 @@ def copy_missing() -> list[str]:
     return outdated
 
 
-def link_pages(folder: Path) -> None:
-    """Links a student's folder beside a read-only checkout to what the copies lead to."""
-    for name in LINKED if folder != REPOSITORY else ():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).unlink(missing_ok=True)  # of a checkout that was moved
-        (folder / name).symlink_to(REPOSITORY / name)
+def copy_pages(folder: Path) -> None:
+    """Copies the pages to a student's folder, if that is not the checkout; replaces older ones."""
+    for pattern in PAGES if folder != REPOSITORY else ():
+        for page in REPOSITORY.glob(pattern):
+            target = folder / page.relative_to(REPOSITORY)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, page.read_bytes())
 
 
 def copied_version(copy: Path) -> str | None:
@@ -86,7 +88,7 @@ def main() -> None:
     from jupyterlab.labapp import LabApp
 
     outdated, root = copy_missing(), MINE.parent
-    link_pages(root)
+    copy_pages(root)
     print(f"Your notebooks are in {MINE}; git leaves this folder alone.")
     for name in outdated:
         print(f"  {name}: the course has a newer version; rename or remove your copy to get it.")
