@@ -91,3 +91,13 @@ def test_copies_name_this_kernel_as_jupyterlab_does(course):
 def test_git_ignores_the_copies_and_links_work_from_there():
     assert f"{lab.MINE.name}*/" in (REPOSITORY / ".gitignore").read_text().splitlines()
     assert lab.MINE.parent == lab.NOTEBOOKS.parent == REPOSITORY
+
+
+def test_pages_are_copied_beside_a_read_only_course(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "faq.md").write_text("an older one")
+    lab.copy_pages(tmp_path)
+    for name in ("README.md", "docs/faq.md", "data/weights/oasis1/growing.gif"):
+        assert (tmp_path / name).read_bytes() == (REPOSITORY / name).read_bytes()
+    pages = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in pages) < 2e6, "pages and pictures only"
