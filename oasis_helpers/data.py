@@ -102,6 +102,16 @@ class SliceSet:
         parts = {name: getattr(self, name)[chosen] for name in ("images", "subjects", "slices")}
         return replace(self, **parts)
 
+    def below(self) -> np.ndarray:
+        """int (N,): the position of each slice's lower neighbour; -1 where there is none."""
+        follows = (np.diff(self.subjects, prepend=-1) == 0) & (np.diff(self.slices, prepend=-1) == 1)
+        return np.where(follows, np.arange(len(self)) - 1, -1)
+
+    def codes_below(self, codes: np.ndarray) -> np.ndarray:
+        """int (N, h, w): of code maps (N, h, w), each one's lower neighbour; -1 without one."""
+        below = self.below()
+        return np.where(below[:, None, None] < 0, -1, codes[below])
+
 
 def load_slices(
     root: str | Path, split: str, size: int = 80, crop: str | Box | None = None, side: int = 0

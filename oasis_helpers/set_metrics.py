@@ -315,6 +315,26 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(ANATOMY, values.T))
 
 
+def head_measures(images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """float (S, 2): fluid area (ventricle size) and mean grey (brightness) of each head.
+
+    The means of `anatomy` over all slices of a subject, subjects (N,) in increasing order.
+    """
+    measures = anatomy(images)
+    values = np.stack([measures["fluid area"], measures["mean grey"]], axis=1)
+    return np.stack([np.nanmean(values[subjects == one], 0) for one in np.unique(subjects)])
+
+
+def quantile_bins(values: np.ndarray, bins: int, reference: np.ndarray | None = None) -> np.ndarray:
+    """int (S, M): the bin, 0 ... bins - 1, of values (S, M) among equally filled bins.
+
+    The edges are the quantiles of reference (R, M); None for the values themselves.
+    """
+    reference = values if reference is None else reference
+    edges = np.quantile(reference, np.arange(1, bins) / bins, axis=0)
+    return np.stack([np.searchsorted(*pair) for pair in zip(edges.T, values.T)], axis=1)
+
+
 def anatomy_distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """For each measurement, the distance of two sets' distributions: 0 equal, 1 disjoint.
 

@@ -33,8 +33,9 @@ from oasis_helpers.data import (
     with_mirrored,
     write_json,
 )
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
+from oasis_helpers.set_metrics import head_measures, quantile_bins
 from oasis_helpers.vqvae import VQVAE
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
@@ -92,18 +93,33 @@ def train_prior(
     be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. The moving average of its
     weights is validated and saved (Polyak and Juditsky 1992). `options` are as for `train_vqvae`.
     """
-    unshifted = with_mirrored(train.images) if recipe.views > 1 else train.images
-    shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.views)]
-    codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
-    slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
-    data = (codes, slices, len(unshifted)), ((unseen, validate.slices), unseen)
+    def views(images):
+        mirrored = [with_mirrored(images) if recipe.views > 1 else images]
+        shifted = (shifted_and_mirrored(images, seed) for seed in range(2, recipe.views))
+        return np.concatenate([vqvae.encode(view) for view in (*mirrored, *shifted)])
+
+    inputs = views(train.images), np.tile(train.slices, recipe.views)
+    unseen = vqvae.encode(validate.images)
+    unseen_inputs = unseen, validate.slices
+    if "below_dropout" in recipe.prior:
+        below, number = train.below(), np.unique(train.subjects, return_inverse=True)[1]
+        # A view depends on the position in the array, so both neighbours move alike.
+        hidden = np.tile(below < 0, recipe.views)[:, None, None]
+        measures = head_measures(train.images, train.subjects)
+        conditions = quantile_bins(measures, recipe.prior["head_bins"])[number]
+        inputs += (
+            np.where(hidden, UNKNOWN, views(train.images[below])),
+            np.tile(conditions, (recipe.views, 1)),
+        )
+        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), 2), UNKNOWN)
+    data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 
 
 def fit_prior(
     recipe: Recipe,
     num_embeddings: int,
-    training: tuple[np.ndarray, np.ndarray, int],
+    training: tuple,
     validation: tuple,
     callbacks=(),
     checkpoint: Checkpoint | None = None,
@@ -113,19 +129,25 @@ def fit_prior(
     """`train_prior` on code maps; returns the prior with its history.
 
     Args:
-        training: int (N, h, w), code maps of all views; int (N,), their slice indices; and how
-            many of them, the first ones, are not shifted.
-        validation: ((codes, slice indices), codes).
+        training: the prior's inputs for all views, see `Prior.inputs_for`: int (N, h, w), code
+            maps; int (N,), their slice indices; and so on; last, how many of them, the first ones,
+            are not shifted.
+        validation: (inputs, codes).
         shard: as for `Batches`.
     """
-    codes, slices, unshifted = training
+    *inputs, unshifted = training
+    codes = inputs[0]
     schedule = recipe.prior_schedule
     epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
     # A training of one epoch shows the shifted slices, too.
     unaugmented = max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted
     options = {"shard": shard, "unaugmented": unaugmented}
-    batches = Batches.of((codes, slices), codes, schedule.batch_size, recipe.seed, **options)
+    batches = Batches.of(tuple(inputs), codes, schedule.batch_size, recipe.seed, **options)
     model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
+    if model.head_bins:
+        counts = np.zeros(model.head_counts.shape)
+        np.add.at(counts, tuple(inputs[3].T), 1)
+        model.head_counts.assign(counts)
     callbacks = [*averaging, *callbacks]
     return model, fit(model, batches, schedule.steps, validation, callbacks, checkpoint, verbose)
 
