@@ -6,13 +6,14 @@ Names are imported on first use, so `import oasis_helpers` is fast and starts no
 import importlib
 
 __version__ = "1.0.0.dev0"
-__all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes"]
+__all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes", "sample_heads"]
 
 _MODULES = {
     "SliceSet": "data",
     "load_slices": "data",
     "load_pretrained": "pretrained",
     "sample_codes": "sampling",
+    "sample_heads": "sampling",
 }
 
 

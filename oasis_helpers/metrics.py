@@ -291,14 +291,42 @@ def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -
     """Bits per code of a prior on a split and of the four baselines counted on `train`.
 
     "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`;
-    "ratio_to_per_position" the first over the per-position baseline.
+    "ratio_to_per_position" the first over the per-position baseline; "given_below", for a prior
+    that takes the slice below, as `_bits_given_below`.
     """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
     interval = subject_interval(bits, slices.subjects)
     baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
-    return {
+    table = {
         "bits_per_code": interval.rounded(),
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
         "ratio_to_per_position": round(interval.mean / baselines["per position"], 4),
+    }
+    if prior.takes_below:
+        table["given_below"] = _bits_given_below(prior, train, train_codes, slices, codes)
+    return table
+
+
+def _bits_given_below(prior, train: SliceSet, train_codes, slices: SliceSet, codes) -> dict:
+    """Bits per code of slices that have a lower neighbour, given it.
+
+    "bits_per_code" and "without_it", the same slices without it, are [mean, low, high]; "by_index"
+    is the mean at each slice index from 1; "baseline" counts codes given the code below.
+    """
+    has = slices.below() >= 0
+    codes, below, indices = codes[has], slices.codes_below(codes)[has], slices.slices[has]
+    given, without = (
+        bits_per_code(prior.log_prob(codes, indices, neighbour), codes[0].size)
+        for neighbour in (below, None)
+    )
+    paired = train.below() >= 0
+    counts = np.zeros((prior.num_embeddings, prior.num_embeddings))
+    np.add.at(counts, (train.codes_below(train_codes)[paired], train_codes[paired]), 1)
+    probability = _smoothed(counts, _smoothed(counts.sum(0), np.full(len(counts), 1 / len(counts))))
+    return {
+        "bits_per_code": subject_interval(given, slices.subjects[has]).rounded(),
+        "without_it": subject_interval(without, slices.subjects[has]).rounded(),
+        "by_index": [round(float(given[indices == k].mean()), 3) for k in np.unique(indices)],
+        "baseline": round(float(-np.log2(probability[below, codes]).mean()), 4),
     }

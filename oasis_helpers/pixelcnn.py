@@ -37,7 +37,7 @@ class Prior(keras.Model):
 
     Call arguments:
         inputs: (codes, slice_index), int (N, h, w) in 0 ... K-1 and int (N,) in 0 ... 31; followed
-            by (below, conditions) for a prior that takes them, see `inputs_for`.
+            by (below, conditions), where known, for a prior that takes them, see `inputs_for`.
 
     Returns:
         float (N, h, w, K): logits; those at a position depend on earlier positions only.
@@ -112,12 +112,15 @@ class Prior(keras.Model):
                 )
             return inputs
         shapes = {"below": (len(codes), *self.grid), "conditions": (len(codes), 2)}
-        limits = {"below": self.num_embeddings, "conditions": max(self.head_bins, 1)}
-        for (name, shape), value in zip(shapes.items(), (below, conditions)):
+        limits = self.num_embeddings, self.head_bins
+        for (name, shape), limit, value in zip(shapes.items(), limits, (below, conditions)):
             value = np.full(shape, UNKNOWN) if value is None else np.asarray(value)
-            if value.shape != shape:
-                raise ValueError(f"{name} has shape {value.shape}; expected {shape}.")
-            inputs += (checked_codes(f"{name} holds", value, limits[name], lowest=UNKNOWN),)
+            if value.shape != shape or not np.isin(value, np.arange(UNKNOWN, limit)).all():
+                raise ValueError(
+                    f"{name} has shape {value.shape} and values {np.unique(value)[:5]} ...; "
+                    f"expected {shape}, and 0 to {limit - 1}, or -1 where unknown."
+                )
+            inputs += (value.astype("int32"),)
         return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -285,6 +288,8 @@ class GatedPixelCNN(Prior):
 
     def call(self, inputs, training=False):
         codes, slice_index, *others = inputs
+        if self.takes_below and not others:
+            others = ops.full_like(codes, UNKNOWN), ops.full((ops.shape(codes)[0], 2), UNKNOWN)
         below, conditions = others or (None, None)
         if training and self.condition_dropout:
             random = keras.random.uniform(ops.shape(slice_index), seed=self.random)

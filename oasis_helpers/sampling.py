@@ -14,8 +14,9 @@ from keras import ops
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import checked_codes, refuse_nan
-from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, Prior, checked_slice_index
 
 # The products have few rows: a second thread of BLAS costs time. Threads of Python take turns,
 # because each would restore the number of BLAS threads that another one set.
@@ -34,6 +35,7 @@ def sample_codes(
     batch_size: int = 64,
     cached: bool = True,
     progress: bool = False,
+    below: np.ndarray | None = None,
 ) -> np.ndarray:
     """Samples `n` code maps; the same seed gives the same maps whatever the batch size.
 
@@ -51,6 +53,7 @@ def sample_codes(
         batch_size: maps sampled side by side; bounds the memory.
         cached: False recomputes the full forward pass at every position, as for a `MaskedPixelCNN`.
         progress: shows a bar over positions.
+        below: int (n, h, w), the code maps of the slices below; None, or -1, where unknown.
 
     Returns:
         int32 (n, h, w).
@@ -60,12 +63,84 @@ def sample_codes(
     """
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
     slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
+    inputs = prior.inputs_for(codes.reshape(n, *prior.grid), slice_index, below)[1:]
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
     with tqdm(total=len(batches) * codes[0:1].size, unit="code", disable=not progress) as bar:
         for rows in batches:
-            state = start(prior, slice_index[rows], cached)
+            state = start(prior, *(values[rows] for values in inputs), cached=cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)
     return codes.reshape(n, *prior.grid)
+
+
+def sample_heads(
+    prior: Prior,
+    n: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    known: np.ndarray | None = None,
+    ventricles=None,
+    brightness=None,
+    cached: bool = True,
+    progress: bool = False,
+) -> np.ndarray:
+    """Samples `n` heads slice by slice from the lowest, each slice given the one below it.
+
+    Args:
+        prior: a `GatedPixelCNN` that takes the slice below.
+        n: number of heads.
+        temperature, seed: as for `sample_codes`.
+        known: int (n, 32, h, w) of given codes, -1 where a code is to be sampled: continues real
+            heads, or fills what is missing. A sampled slice does not see known slices above it.
+        ventricles, brightness: the bin of each head's condition, 0 (small, dark) ... B - 1 (large,
+            bright), one int for all heads or int (n,). None samples what training heads have; with
+            `known` and no bin asked for, heads get no condition.
+        cached, progress: as for `sample_codes`; the bar is over slices.
+
+    Returns:
+        int32 (n, 32, h, w).
+
+    Raises:
+        ValueError: for a setting out of its range, and for a prior without the slice below.
+    """
+    stack = (SLICES_PER_SUBJECT,)
+    refuse_bad_settings(prior, n, temperature, None, None, known, seed, 1, stack)
+    if not prior.takes_below:
+        raise ValueError(
+            "This prior was trained without the slice below; expected one that takes it, such as "
+            "those of the weights 'oasis1' and 'cohort'."
+        )
+    codes = np.full((n, *stack, prior.grid[0] * prior.grid[1]), UNKNOWN, "int32")
+    if known is not None:
+        codes[:] = np.reshape(known, codes.shape)
+    uniform = np.random.default_rng(seed).random(codes.shape)
+    conditions, below = None, None
+    if prior.head_bins and (known is None or ventricles is not None or brightness is not None):
+        conditions = head_conditions(prior, n, ventricles, brightness, seed)
+    for index in tqdm(range(SLICES_PER_SUBJECT), unit="slice", disable=not progress):
+        if (codes[:, index] < 0).any():
+            state = start(prior, np.full(n, index), below, conditions, cached)
+            fill(codes[:, index], uniform[:, index], state, temperature)
+        below = codes[:, index].reshape(n, *prior.grid)
+    return codes.reshape(n, *stack, *prior.grid)
+
+
+def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed=0) -> np.ndarray:
+    """int32 (n, 2): the bins asked for; the others are sampled as training heads pair them."""
+    bins, counts = np.arange(prior.head_bins), ops.convert_to_numpy(prior.head_counts)
+    logits = np.log(counts + 1e-6)[None]  # never seen together: hardly ever
+    for axis, asked in enumerate((ventricles, brightness)):
+        if asked is None:
+            continue
+        if np.shape(asked) not in ((), (n,)) or not np.isin(asked, bins).all():
+            raise ValueError(
+                f"A condition is {asked!r}; expected a bin from 0 to {prior.head_bins - 1} for all "
+                f"heads, or one for each of {n}."
+            )
+        other = np.broadcast_to(asked, n)[:, None] != bins
+        logits = np.where(np.expand_dims(other, 2 - axis), -np.inf, logits)
+    logits = np.broadcast_to(logits, (n, *logits.shape[1:])).reshape(n, prior.head_bins**2)
+    sampled = inverse_cdf(logits, np.random.default_rng((seed, 1)).random(n))
+    return np.stack(np.divmod(sampled, prior.head_bins), axis=1).astype("int32")
 
 
 def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:
@@ -109,11 +184,16 @@ def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, s
     return slice_index, uniform, codes
 
 
-def start(prior: Prior, slice_index: np.ndarray, cached: bool = True):
-    """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position."""
+def start(prior: Prior, slice_index: np.ndarray, below=None, conditions=None, cached=True):
+    """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position.
+
+    The other arguments are those of `Prior.inputs_for`.
+    """
+    codes = np.zeros((len(slice_index), *prior.grid), "int32")
+    inputs = prior.inputs_for(codes, slice_index, below, conditions)
     if cached and isinstance(prior, GatedPixelCNN):
-        return GatedCache(prior, slice_index)
-    return FullPass(prior, slice_index)
+        return GatedCache(prior, *inputs[1:])
+    return FullPass(prior, inputs)
 
 
 def truncate_logits(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -137,8 +217,10 @@ def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size) -> None:
-    """Raises ValueError for a setting of `sample_codes` out of its range."""
+def refuse_bad_settings(
+    prior, n, temperature, top_k, top_p, known, seed, batch_size, stack=()
+) -> None:
+    """Raises ValueError for a setting of `sample_codes` or `sample_heads` out of its range."""
     if not isinstance(prior, Prior):
         raise ValueError(
             f"prior is a {type(prior).__name__}; expected a GatedPixelCNN or a MaskedPixelCNN: "
@@ -160,22 +242,22 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     if known is None:
         return
     known = np.asarray(known)
-    if known.shape != (n, *prior.grid):
-        raise ValueError(f"known has shape {known.shape}; expected {(n, *prior.grid)}.")
+    if known.shape != (n, *stack, *prior.grid):
+        raise ValueError(f"known has shape {known.shape}; expected {(n, *stack, *prior.grid)}.")
     checked_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
 class FullPass:
     """Recomputes the whole network for the whole grid at every position."""
 
-    def __init__(self, prior: Prior, slice_index: np.ndarray):
-        self.prior, self.slice_index = prior, slice_index
-        self.codes = np.zeros((len(slice_index), prior.grid[0] * prior.grid[1]), "int32")
+    def __init__(self, prior: Prior, inputs: tuple):
+        self.prior, self.others = prior, inputs[1:]
+        self.codes = inputs[0].reshape(len(inputs[0]), -1)
         self.position = 0
 
     def next_logits(self) -> np.ndarray:
         maps = self.codes.reshape(-1, *self.prior.grid)
-        logits = np.asarray(self.prior.predict_on_batch((maps, self.slice_index)))
+        logits = np.asarray(self.prior.predict_on_batch((maps, *self.others)))
         return logits.reshape(len(maps), -1, logits.shape[-1])[:, self.position]
 
     def append(self, codes: np.ndarray) -> None:
@@ -191,17 +273,22 @@ class GatedCache:
     and values of all earlier positions.
     """
 
-    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
+    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray, below=None, conditions=None):
         self.grid, self.count, self.position = prior.grid, len(slice_index), 0
         self.code_embedding = ops.convert_to_numpy(prior.code_embedding.embeddings)
-        position = ops.convert_to_numpy(prior.position_embedding.embeddings)
-        self.position_embedding = position.reshape(*prior.grid, -1)
-        condition = ops.convert_to_numpy(prior.slice_embedding.embeddings)[slice_index]
+        # What the neighbour adds is computed once a map, by the layers themselves.
+        self.position_features, condition = (
+            ops.convert_to_numpy(ops.cast(features, "float32"))
+            for features in (
+                prior.position_features(below),
+                prior.condition_features(slice_index, conditions),
+            )
+        )
         self.first, *self.blocks = (
             _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
         )
         self.attention = [
-            _CachedAttention(prior.attention[str(number)], self.count, position.shape[0])
+            _CachedAttention(prior.attention[str(number)], self.count, prior.grid[0] * prior.grid[1])
             if str(number) in prior.attention
             else None
             for number in range(len(self.blocks))
@@ -213,7 +300,7 @@ class GatedCache:
         row, column = divmod(self.position, self.grid[1])
         if column == 0:
             self._vertical_stack(row)
-        x = self.first.horizontal(column) + self.position_embedding[row, column] + self.previous
+        x = self.first.horizontal(column) + self.position_features[:, row, column] + self.previous
         for block, attention in zip(self.blocks, self.attention):
             block.scatter_right(column, x)
             x = x + block.horizontal(column)
@@ -224,7 +311,7 @@ class GatedCache:
 
     def _vertical_stack(self, row: int) -> None:
         """Computes the vertical stack for one row."""
-        x = self.first.vertical(row) + self.position_embedding[row]
+        x = self.first.vertical(row) + self.position_features[:, row]
         for block in self.blocks:
             block.store(row, x)
             x = x + block.vertical(row)

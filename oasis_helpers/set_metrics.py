@@ -366,6 +366,31 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
     return classifier.fit(flat, train.slices)
 
 
+def neighbour_agreement(stacks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square difference and brain SSIM of neighbouring slices, float (n, 31) each.
+
+    Args:
+        stacks: float (n, 32, size, size, 1) in [0, 1]; column k compares slices k and k + 1.
+    """
+    lower, upper = (x.reshape(-1, *stacks.shape[2:]) for x in (stacks[:, :-1], stacks[:, 1:]))
+    difference = np.sqrt(np.mean((lower - upper) ** 2, axis=(1, 2, 3)))
+    shape = len(stacks), stacks.shape[1] - 1
+    return difference.reshape(shape), ssim_scores(lower, upper)[1].reshape(shape)
+
+
+def reformats(stacks: np.ndarray) -> dict[str, np.ndarray]:
+    """{"coronal", "sagittal"}: float (n, planes, 32, size), cut through stacks of axial slices.
+
+    Args:
+        stacks: float (n, 32, size, size, 1).
+
+    Returns:
+        Every row (coronal) and every column (sagittal) of the frame; the top of the head is first.
+    """
+    upright = stacks[:, ::-1, ..., 0]
+    return {"coronal": upright.swapaxes(1, 2), "sagittal": upright.transpose(0, 3, 1, 2)}
+
+
 def high_frequency_power_by_third(
     samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
 ) -> list[float]:

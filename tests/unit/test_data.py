@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from oasis_helpers import load_slices
 from oasis_helpers.convert.layout import check_layout
 from oasis_helpers.data import (
     SliceDataError,
+    SliceSet,
     atomic_write,
     brain_box,
     fingerprint,
@@ -568,3 +570,12 @@ def test_json_that_cannot_be_used(tmp_path, refused, content, words):
         file.write_bytes(content)
     advice = "restore it with git, or remove it and make it again."
     refused(lambda: read_json(file), f"{file}: {words}", advice)
+
+
+def test_lower_neighbours_are_of_the_same_subject():
+    numbers = {"subjects": [1, 1, 1, 4, 4, 5], "slices": [0, 1, 3, 3, 4, 5]}
+    arrays = {name: np.array(value, "int32") for name, value in numbers.items()}
+    slices = SliceSet(np.zeros((6, 8, 8, 1), "float32"), **arrays, split="train", root=Path())
+    assert slices.below().tolist() == [-1, 0, -1, -1, 3, -1]
+    codes = np.arange(6)[:, None, None] * np.ones((1, 2, 2), "int32")
+    assert slices.codes_below(codes)[:, 0, 0].tolist() == [-1, 0, -1, -1, 3, -1]

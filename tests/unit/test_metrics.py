@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from oasis_helpers import metrics
+from oasis_helpers.pixelcnn import GatedPixelCNN
+from tests.examples import heads
 
 IMAGES, CODES = np.full((2, 16, 16, 1), 0.5, "float32"), np.zeros((2, 4, 4), "int32")
 PAIR = np.arange(2)
@@ -187,3 +189,15 @@ ARGUMENTS = {
 @pytest.mark.parametrize(("call", "words"), ARGUMENTS.values(), ids=ARGUMENTS)
 def test_arguments_out_of_range(refused, call, words):
     refused(call, words)
+
+
+def test_bits_given_the_slice_below():
+    """Every slice of these heads is a copy of the one below, which the baseline notices."""
+    train, slices = heads(3), heads(2, seed=1)
+    prior = GatedPixelCNN(12, (4, 4), filters=4, blocks=1, num_heads=1, below_dropout=0.1)
+    rng = np.random.default_rng(0)
+    codes = [np.repeat(rng.integers(12, size=(n, 4, 4)), 32, 0) for n in (3, 2)]
+    table = metrics._bits_given_below(prior, train, codes[0], slices, codes[1])
+    assert len(table["by_index"]) == 31 and table["baseline"] < 1
+    assert table["bits_per_code"][0] == pytest.approx(np.mean(table["by_index"]), abs=1e-3)
+    assert table["without_it"][0] == pytest.approx(np.log2(12), abs=1)

@@ -251,3 +251,39 @@ def test_a_classifier_of_fewer_slices_than_components():
     classifier = set_metrics.slice_index_classifier(few)
     predicted = classifier.predict(few.images.reshape(64, -1))
     assert predicted.shape == (64,) and set(predicted) <= set(range(32))
+
+
+# --------------------------------------------------------------------------- whole heads
+
+
+def test_neighbours_of_a_head_agree_more_than_those_of_two():
+    slices = heads(2)
+    stacks = slices.images.reshape(2, 32, 32, 32, 1)
+    difference, similarity = set_metrics.neighbour_agreement(stacks)
+    assert difference.shape == similarity.shape == (2, 31)
+    first = np.sqrt(np.mean((stacks[0, 0] - stacks[0, 1]) ** 2))
+    assert difference[0, 0] == pytest.approx(first, rel=1e-5)
+    same = set_metrics.neighbour_agreement(np.repeat(stacks[:, :1], 32, axis=1))
+    assert not same[0].any() and same[1].min() == pytest.approx(1)
+
+
+def test_reformats_are_planes_of_the_volume():
+    stacks = np.random.default_rng(0).random((2, 32, 16, 16, 1))
+    planes = set_metrics.reformats(stacks)
+    assert {name: x.shape for name, x in planes.items()} == {
+        "coronal": (2, 16, 32, 16),
+        "sagittal": (2, 16, 32, 16),
+    }
+    np.testing.assert_array_equal(planes["coronal"][1, 5, 0], stacks[1, 31, 5, :, 0])
+    np.testing.assert_array_equal(planes["sagittal"][1, 5, 30], stacks[1, 1, :, 5, 0])
+
+
+def test_head_measures_are_means_of_subjects_and_bins_are_equally_filled():
+    slices = heads(6)
+    measures = set_metrics.head_measures(slices.images, slices.subjects)
+    assert measures.shape == (6, 2) and np.isfinite(measures).all()
+    grey = set_metrics.anatomy(slices.images[32:64])["mean grey"]
+    assert measures[1, 1] == pytest.approx(np.nanmean(grey))
+    bins = set_metrics.quantile_bins(measures, 3)
+    assert (np.sort(bins, axis=0) == [[0, 0], [0, 0], [1, 1], [1, 1], [2, 2], [2, 2]]).all()
+    assert set_metrics.quantile_bins(measures[:1] + 9, 3, measures).tolist() == [[2, 2]]

@@ -13,6 +13,7 @@ import pytest
 
 from oasis_helpers import load_slices, recipes, training
 from oasis_helpers.data import SliceSet, with_mirrored
+from tests.examples import heads
 
 EPOCHS = 4
 
@@ -278,6 +279,34 @@ def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
     (codes, slices), _ = batches.read(np.arange(2 * len(train)))
     np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
     np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
+
+
+def test_a_neighbour_moves_with_its_slice(monkeypatch):
+    """In every view, the neighbour is shifted and mirrored as the slice; conditions are a head's."""
+    monkeypatch.setattr(training, "fit", lambda model, batches, steps, validation, *_: batches)
+    train = heads(4, size=32)
+    stripes = np.float32(np.arange(32) % 5 == 1) / 2  # so that shifts and mirroring show
+    train = dataclasses.replace(train, images=np.clip(train.images + stripes[:, None], 0, 1))
+    recipe = recipes.Recipe(
+        "cohort",
+        32,
+        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
+        prior={"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.1, "head_bins": 2},
+        prior_schedule=recipes.Schedule(1, 16, 4e-3),
+        views=4,
+    )
+    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
+    same = dataclasses.replace(train, images=np.repeat(train.images[::32], 32, 0))  # no anatomy
+    prior, batches = training.train_prior(recipe, vqvae, same, same)
+    (codes, slices, below, conditions), _ = batches.read(np.arange(4 * len(train)))
+    assert (below[slices == 0] == -1).all()
+    equal = [training.shifted_and_mirrored(same.images, seed) for seed in (2, 3)]
+    moved = np.concatenate([with_mirrored(same.images), *equal])
+    np.testing.assert_array_equal(codes, vqvae.encode(moved))
+    np.testing.assert_array_equal(below[slices > 0], codes[slices > 0])
+    assert prior.head_counts.numpy().sum() == len(codes)
+    per_head = conditions.reshape(4, 4, 32, 2)  # views, heads, slices
+    assert (per_head == per_head[:1, :, :1]).all() and set(per_head.ravel()) == {0, 1}
 
 
 @pytest.mark.parametrize(("count", "size"), [(3, 4), (0, 4), (3, 0), (3, -1)])
