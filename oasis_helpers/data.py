@@ -104,8 +104,8 @@ class SliceSet:
 
     def below(self) -> np.ndarray:
         """int (N,): the position of each slice's lower neighbour; -1 where there is none."""
-        follows = (np.diff(self.subjects, prepend=-1) == 0) & (np.diff(self.slices, prepend=-1) == 1)
-        return np.where(follows, np.arange(len(self)) - 1, -1)
+        steps = np.diff([self.subjects, self.slices], prepend=-1)
+        return np.where((steps == [[0], [1]]).all(0), np.arange(len(self)) - 1, -1)
 
     def codes_below(self, codes: np.ndarray) -> np.ndarray:
         """int (N, h, w): of code maps (N, h, w), each one's lower neighbour; -1 without one."""

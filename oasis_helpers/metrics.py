@@ -311,22 +311,17 @@ def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -
 def _bits_given_below(prior, train: SliceSet, train_codes, slices: SliceSet, codes) -> dict:
     """Bits per code of slices that have a lower neighbour, given it.
 
-    "bits_per_code" and "without_it", the same slices without it, are [mean, low, high]; "by_index"
-    is the mean at each slice index from 1; "baseline" counts codes given the code below.
+    "bits_per_code" is [mean, low, high]; "by_index" the mean at each slice index from 1;
+    "baseline" counts codes for each code below.
     """
-    has = slices.below() >= 0
-    codes, below, indices = codes[has], slices.codes_below(codes)[has], slices.slices[has]
-    given, without = (
-        bits_per_code(prior.log_prob(codes, indices, neighbour), codes[0].size)
-        for neighbour in (below, None)
-    )
-    paired = train.below() >= 0
+    chosen, paired = slices.below() >= 0, train.below() >= 0
+    codes, below, indices = codes[chosen], slices.codes_below(codes)[chosen], slices.slices[chosen]
+    bits = bits_per_code(prior.log_prob(codes, indices, below), codes[0].size)
     counts = np.zeros((prior.num_embeddings, prior.num_embeddings))
     np.add.at(counts, (train.codes_below(train_codes)[paired], train_codes[paired]), 1)
     probability = _smoothed(counts, _smoothed(counts.sum(0), np.full(len(counts), 1 / len(counts))))
     return {
-        "bits_per_code": subject_interval(given, slices.subjects[has]).rounded(),
-        "without_it": subject_interval(without, slices.subjects[has]).rounded(),
-        "by_index": [round(float(given[indices == k].mean()), 3) for k in np.unique(indices)],
+        "bits_per_code": subject_interval(bits, slices.subjects[chosen]).rounded(),
+        "by_index": [round(float(bits[indices == k].mean()), 3) for k in np.unique(indices)],
         "baseline": round(float(-np.log2(probability[below, codes]).mean()), 4),
     }

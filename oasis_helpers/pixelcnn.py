@@ -91,25 +91,20 @@ class Prior(keras.Model):
         return np.concatenate(parts)
 
     def inputs_for(self, codes, slice_index, below=None, conditions=None) -> tuple:
-        """The tuple that a call takes, checked: (codes, slice_index), and (below, conditions).
+        """What a call takes: (codes, slice_index), and (below, conditions) where it takes them.
 
         Args:
-            codes: int (N, h, w).
-            slice_index: as for `log_prob`.
-            below: int (N, h, w), the code maps one slice index below; None, or -1, where unknown.
-            conditions: int (N, 2), the head's bins of ventricle size and brightness; None, or -1,
-                where not given.
+            codes, slice_index: as for `log_prob`.
+            below: int (N, h, w), the code maps of the slices below; None, or -1, where unknown.
+            conditions: int (N, 2), the head's bins of ventricle size and brightness; None, or -1.
 
         Raises:
-            ValueError: for arguments out of their range, or that this prior was not trained with.
+            ValueError: for values out of their range, or that this prior was trained without.
         """
         inputs = codes, checked_slice_index(slice_index, len(codes), self.allows_no_condition)
         if not self.takes_below:
             if below is not None or conditions is not None:
-                raise ValueError(
-                    "This prior was trained without the slice below and without conditions of the "
-                    "head; expected below=None and conditions=None."
-                )
+                raise ValueError("This prior was trained without the slice below; leave it out.")
             return inputs
         shapes = {"below": (len(codes), *self.grid), "conditions": (len(codes), 2)}
         limits = self.num_embeddings, self.head_bins
@@ -230,8 +225,8 @@ class GatedPixelCNN(Prior):
             index (Ho and Salimans 2022, arXiv 2207.12598).
         below_dropout: fraction of maps whose neighbour, the code map of the slice below, is hidden
             in training; None for a prior that takes no neighbour.
-        below_noise: up to this fraction of the neighbour's codes is replaced in training, as
-            sampled neighbours hold errors, too.
+        below_noise: largest fraction of the neighbour's codes that is replaced in training, because
+            sampled neighbours hold errors.
         head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
             `head_counts`, float (B, B), counts how often training pairs the bins of both.
     """
@@ -266,15 +261,12 @@ class GatedPixelCNN(Prior):
         )
         if self.takes_below:
             self.below_embedding = layers.Embedding(num_embeddings + 1, filters)
-            self.below_convs = [
-                layers.Conv2D(filters, 3, padding="same", activation="relu") for _ in range(3)
-            ]
+            same = {"padding": "same", "activation": "relu"}
+            self.below_convs = [layers.Conv2D(filters, 3, **same) for _ in range(3)]
             self.below_drop = layers.Dropout(dropout)
         if head_bins:
             self.head_embeddings = [layers.Embedding(head_bins + 1, filters) for _ in range(2)]
-            self.head_counts = self.add_weight(
-                shape=(head_bins, head_bins), initializer="ones", trainable=False
-            )
+            self.head_counts = self.add_weight((head_bins, head_bins), "ones", trainable=False)
         self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {

@@ -90,25 +90,22 @@ def sample_heads(
         n: number of heads.
         temperature, seed: as for `sample_codes`.
         known: int (n, 32, h, w) of given codes, -1 where a code is to be sampled: continues real
-            heads, or fills what is missing. A sampled slice does not see known slices above it.
-        ventricles, brightness: the bin of each head's condition, 0 (small, dark) ... B - 1 (large,
-            bright), one int for all heads or int (n,). None samples what training heads have; with
-            `known` and no bin asked for, heads get no condition.
+            heads, or fills gaps. A sampled slice does not see known slices above it.
+        ventricles, brightness: bins 0 (small, dark) ... B - 1 (large, bright), an int for all heads
+            or int (n,). None samples as training heads are; heads with `known` slices get no
+            condition unless asked for.
         cached, progress: as for `sample_codes`; the bar is over slices.
 
     Returns:
         int32 (n, 32, h, w).
 
     Raises:
-        ValueError: for a setting out of its range, and for a prior without the slice below.
+        ValueError: for a setting out of its range, and a prior trained without the slice below.
     """
     stack = (SLICES_PER_SUBJECT,)
     refuse_bad_settings(prior, n, temperature, None, None, known, seed, 1, stack)
     if not prior.takes_below:
-        raise ValueError(
-            "This prior was trained without the slice below; expected one that takes it, such as "
-            "those of the weights 'oasis1' and 'cohort'."
-        )
+        raise ValueError("This prior was trained without the slice below; expected one with it.")
     codes = np.full((n, *stack, prior.grid[0] * prior.grid[1]), UNKNOWN, "int32")
     if known is not None:
         codes[:] = np.reshape(known, codes.shape)
@@ -132,10 +129,8 @@ def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed
         if asked is None:
             continue
         if np.shape(asked) not in ((), (n,)) or not np.isin(asked, bins).all():
-            raise ValueError(
-                f"A condition is {asked!r}; expected a bin from 0 to {prior.head_bins - 1} for all "
-                f"heads, or one for each of {n}."
-            )
+            expected = f"a bin from 0 to {prior.head_bins - 1}, or one for each of {n} heads"
+            raise ValueError(f"A condition is {asked!r}; expected {expected}.")
         other = np.broadcast_to(asked, n)[:, None] != bins
         logits = np.where(np.expand_dims(other, 2 - axis), -np.inf, logits)
     logits = np.broadcast_to(logits, (n, *logits.shape[1:])).reshape(n, prior.head_bins**2)
@@ -275,20 +270,16 @@ class GatedCache:
 
     def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray, below=None, conditions=None):
         self.grid, self.count, self.position = prior.grid, len(slice_index), 0
+        positions = prior.grid[0] * prior.grid[1]
         self.code_embedding = ops.convert_to_numpy(prior.code_embedding.embeddings)
         # What the neighbour adds is computed once a map, by the layers themselves.
-        self.position_features, condition = (
-            ops.convert_to_numpy(ops.cast(features, "float32"))
-            for features in (
-                prior.position_features(below),
-                prior.condition_features(slice_index, conditions),
-            )
-        )
+        features = prior.position_features(below), prior.condition_features(slice_index, conditions)
+        self.position_features, condition = map(ops.convert_to_numpy, features)
         self.first, *self.blocks = (
             _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
         )
         self.attention = [
-            _CachedAttention(prior.attention[str(number)], self.count, prior.grid[0] * prior.grid[1])
+            _CachedAttention(prior.attention[str(number)], self.count, positions)
             if str(number) in prior.attention
             else None
             for number in range(len(self.blocks))

@@ -325,13 +325,9 @@ def head_measures(images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     return np.stack([np.nanmean(values[subjects == one], 0) for one in np.unique(subjects)])
 
 
-def quantile_bins(values: np.ndarray, bins: int, reference: np.ndarray | None = None) -> np.ndarray:
-    """int (S, M): the bin, 0 ... bins - 1, of values (S, M) among equally filled bins.
-
-    The edges are the quantiles of reference (R, M); None for the values themselves.
-    """
-    reference = values if reference is None else reference
-    edges = np.quantile(reference, np.arange(1, bins) / bins, axis=0)
+def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
+    """int (S, M): the bin, 0 ... bins - 1, of each of S values; bins are equally filled."""
+    edges = np.quantile(values, np.arange(1, bins) / bins, axis=0)
     return np.stack([np.searchsorted(*pair) for pair in zip(edges.T, values.T)], axis=1)
 
 
@@ -367,10 +363,9 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
 
 
 def neighbour_agreement(stacks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square difference and brain SSIM of neighbouring slices, float (n, 31) each.
+    """Root mean square difference and brain SSIM of slices k and k + 1, float (n, 31) each.
 
-    Args:
-        stacks: float (n, 32, size, size, 1) in [0, 1]; column k compares slices k and k + 1.
+    Of stacks (n, 32, size, size, 1) in [0, 1].
     """
     lower, upper = (x.reshape(-1, *stacks.shape[2:]) for x in (stacks[:, :-1], stacks[:, 1:]))
     difference = np.sqrt(np.mean((lower - upper) ** 2, axis=(1, 2, 3)))
@@ -379,13 +374,9 @@ def neighbour_agreement(stacks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reformats(stacks: np.ndarray) -> dict[str, np.ndarray]:
-    """{"coronal", "sagittal"}: float (n, planes, 32, size), cut through stacks of axial slices.
+    """{"coronal", "sagittal"}: float (n, size, 32, size), planes cut through stacks, top first.
 
-    Args:
-        stacks: float (n, 32, size, size, 1).
-
-    Returns:
-        Every row (coronal) and every column (sagittal) of the frame; the top of the head is first.
+    One at each row (coronal) and column (sagittal) of stacks (n, 32, size, size, 1).
     """
     upright = stacks[:, ::-1, ..., 0]
     return {"coronal": upright.swapaxes(1, 2), "sagittal": upright.transpose(0, 3, 1, 2)}

@@ -93,6 +93,7 @@ def train_prior(
     be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. The moving average of its
     weights is validated and saved (Polyak and Juditsky 1992). `options` are as for `train_vqvae`.
     """
+
     def views(images):
         mirrored = [with_mirrored(images) if recipe.views > 1 else images]
         shifted = (shifted_and_mirrored(images, seed) for seed in range(2, recipe.views))

@@ -92,7 +92,9 @@ def agreement(stacks: np.ndarray) -> dict[str, list[float]]:
 def area_roughness(stacks: np.ndarray) -> dict[str, float]:
     """Mean absolute second difference of the areas along a head, over the mean area."""
     measures = set_metrics.anatomy(stacks.reshape(-1, *stacks.shape[2:]))
-    curves = {name: measures[name].reshape(len(stacks), -1) for name in ("brain area", "fluid area")}
+    curves = {
+        name: measures[name].reshape(len(stacks), -1) for name in ("brain area", "fluid area")
+    }
     return {
         name: round(float(np.nanmean(np.abs(np.diff(curve, 2))) / np.nanmean(curve)), 4)
         for name, curve in curves.items()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -139,6 +140,23 @@ def test_weights_are_trained_scored_and_released(tiny, cohort_root):
     np.testing.assert_array_equal(fine.vqvae.encode(images), codes)
     assert not np.array_equal(fine.vqvae.decode(codes), models.vqvae.decode(codes))
     assert "not the subject's own" in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.long
+def test_a_prior_is_trained_on_released_codes(tiny, monkeypatch, refused):
+    train.train_weights("tiny")
+    file, work = tiny / "tiny" / "vqvae.keras", tiny.parent / "work" / "tiny"
+    released, recipe = file.read_bytes(), recipes.RECIPES["tiny"]
+    neighbour = recipe.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 2}
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(recipe, prior=neighbour))
+    shutil.rmtree(work)
+    scores = train.train_weights("tiny", keep_vqvae=True)
+    assert file.read_bytes() == released and load_pretrained("tiny").prior.takes_below
+    assert len(scores["prior_test"]["given_below"]["by_index"]) == 31
+    other = dataclasses.replace(recipe, seed=recipe.seed + 1)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", other)
+    words = "tiny holds a VQ-VAE of another recipe than today's; train both stages."
+    refused(lambda: train.train_weights("tiny", keep_vqvae=True), words)
 
 
 def diverging(kind: str) -> tuple:

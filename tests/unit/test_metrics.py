@@ -200,4 +200,3 @@ def test_bits_given_the_slice_below():
     table = metrics._bits_given_below(prior, train, codes[0], slices, codes[1])
     assert len(table["by_index"]) == 31 and table["baseline"] < 1
     assert table["bits_per_code"][0] == pytest.approx(np.mean(table["by_index"]), abs=1e-3)
-    assert table["without_it"][0] == pytest.approx(np.log2(12), abs=1)

@@ -174,7 +174,10 @@ LOG_PROB = {
 
 
 OTHERS = {
-    "below": ({"below": CODES[0]}, "below has shape (4, 4) and values [0] ...; expected (2, 4, 4),"),
+    "below": (
+        {"below": CODES[0]},
+        "below has shape (4, 4) and values [0] ...; expected (2, 4, 4),",
+    ),
     "code": ({"below": CODES + K}, "and values [12] ...; expected (2, 4, 4), and 0 to 11, or -1"),
     "half": ({"below": CODES + 0.5}, "and values [0.5] ...; expected (2, 4, 4), and 0 to 11, or"),
     "conditions": ({"conditions": [1, 2]}, "conditions has shape (2,) and values [1 2] ...;"),
@@ -188,7 +191,7 @@ def test_log_prob_refuses_other_neighbours_and_conditions(refused, options, word
 
 
 def test_a_prior_without_neighbours_refuses_one(prior, refused):
-    words = "This prior was trained without the slice below and without conditions of the head;"
+    words = "This prior was trained without the slice below; leave it out."
     refused(lambda: prior.log_prob(CODES, 0, below=CODES), words)
 
 

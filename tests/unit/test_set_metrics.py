@@ -286,4 +286,3 @@ def test_head_measures_are_means_of_subjects_and_bins_are_equally_filled():
     assert measures[1, 1] == pytest.approx(np.nanmean(grey))
     bins = set_metrics.quantile_bins(measures, 3)
     assert (np.sort(bins, axis=0) == [[0, 0], [0, 0], [1, 1], [1, 1], [2, 2], [2, 2]]).all()
-    assert set_metrics.quantile_bins(measures[:1] + 9, 3, measures).tolist() == [[2, 2]]

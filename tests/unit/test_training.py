@@ -282,7 +282,7 @@ def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
 
 
 def test_a_neighbour_moves_with_its_slice(monkeypatch):
-    """In every view, the neighbour is shifted and mirrored as the slice; conditions are a head's."""
+    """In every view, a neighbour is shifted and mirrored as its slice; bins are a head's."""
     monkeypatch.setattr(training, "fit", lambda model, batches, steps, validation, *_: batches)
     train = heads(4, size=32)
     stripes = np.float32(np.arange(32) % 5 == 1) / 2  # so that shifts and mirroring show
