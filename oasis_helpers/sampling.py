@@ -89,8 +89,8 @@ def sample_heads(
         prior: a `GatedPixelCNN` that takes the slice below.
         n: number of heads.
         temperature, seed: as for `sample_codes`.
-        known: int (n, 32, h, w) of given codes, -1 where a code is to be sampled: continues real
-            heads, or fills gaps. A sampled slice does not see known slices above it.
+        known: int (n, 32, h, w) of given codes, -1 where a code is to be sampled. A sampled slice
+            does not see known slices above it.
         ventricles, brightness: bins 0 (small, dark) ... B - 1 (large, bright), an int for all heads
             or int (n,). None samples as training heads are; heads with `known` slices get no
             condition unless asked for.
@@ -212,9 +212,7 @@ def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def refuse_bad_settings(
-    prior, n, temperature, top_k, top_p, known, seed, batch_size, stack=()
-) -> None:
+def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size, stack=()):
     """Raises ValueError for a setting of `sample_codes` or `sample_heads` out of its range."""
     if not isinstance(prior, Prior):
         raise ValueError(

@@ -107,11 +107,9 @@ def train_prior(
         # A view depends on the position in the array, so both neighbours move alike.
         hidden = np.tile(below < 0, recipe.views)[:, None, None]
         measures = head_measures(train.images, train.subjects)
-        conditions = quantile_bins(measures, recipe.prior["head_bins"])[number]
-        inputs += (
-            np.where(hidden, UNKNOWN, views(train.images[below])),
-            np.tile(conditions, (recipe.views, 1)),
-        )
+        bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
+        neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
+        inputs += neighbours, np.tile(bins, (recipe.views, 1))
         unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), 2), UNKNOWN)
     data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
@@ -130,9 +128,8 @@ def fit_prior(
     """`train_prior` on code maps; returns the prior with its history.
 
     Args:
-        training: the prior's inputs for all views, see `Prior.inputs_for`: int (N, h, w), code
-            maps; int (N,), their slice indices; and so on; last, how many of them, the first ones,
-            are not shifted.
+        training: the inputs of all views as `Prior.inputs_for` has them, and how many maps, the
+            first ones, are not shifted.
         validation: (inputs, codes).
         shard: as for `Batches`.
     """
