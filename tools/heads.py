@@ -116,7 +116,7 @@ def one_subject_fraction(stacks: np.ndarray, training: SliceSet) -> dict[str, fl
     _, nearest = set_metrics.nearest_pixels(stacks.reshape(-1, *stacks.shape[2:]), training)
     subjects = training.subjects[nearest % len(training)].reshape(len(stacks), -1)
     fractions = [np.unique(head, return_counts=True)[1].max() / len(head) for head in subjects]
-    return {"mean": round(float(np.mean(fractions)), 4), "largest": round(max(fractions), 4)}
+    return {"mean": round(float(np.mean(fractions)), 4), "largest": round(float(max(fractions)), 4)}
 
 
 def sets_by_third(

@@ -83,6 +83,9 @@ def test_what_is_not_given_is_unknown():
     plain = prior.log_prob(CODES, [3, 20])
     same = prior.log_prob(CODES, [3, 20], unknown, np.full((2, 2), -1))
     np.testing.assert_array_equal(plain, same)
+    logits = prior.predict_on_batch((CODES, np.array([3, 20])))
+    expected = prior.predict_on_batch(prior.inputs_for(CODES, [3, 20]))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
     for other in (
         prior.log_prob(CODES, [3, 20], below=CODES),
         prior.log_prob(CODES, [3, 20], conditions=np.zeros((2, 2), int)),
