@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
 EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
-	image_sizes speed
+	image_sizes speed backends
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
 export TF_CPP_MIN_LOG_LEVEL := 3
@@ -19,7 +19,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name))
 	$(call as_text,$(name))))
 
 # Notebooks run in their own folder, so relative folders are made absolute.
-$(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR,\
+$(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR OASIS_MY_WEIGHTS,\
 	$(if $(filter-out /% ~%,$(firstword $(value $(name)))),\
 	$(call as_text,$(name),$$(CURDIR)/$$(value $(name)))))
 
@@ -28,7 +28,7 @@ export KERAS_HOME := $(CURDIR)/build/keras
 unexport MPLBACKEND
 
 .PHONY: run lab test test-unit test-notebooks test-integration test-long browse lint book \
-	train score experiments results refresh licences doctor lock environment environment-dev
+	pages slides train score experiments results refresh licences doctor lock environment environment-dev
 .NOTPARALLEL:
 
 # ------------------------------------------------------------------------------ for everybody
@@ -37,7 +37,7 @@ run: environment
 	$(BIN)/python -m oasis_helpers run
 
 lab: environment
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m oasis_helpers lab
 
 doctor: environment
 	$(BIN)/python -m oasis_helpers doctor
@@ -78,6 +78,16 @@ book: environment-dev
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c book . build/book
 	@echo "open build/book/index.html"
 
+# The same pages of the notebooks that the last `make run` executed.
+pages: environment-dev
+	rm -rf build/pages build/jupyter_execute
+	$(BIN)/python -m sphinx --quiet -c book -D executed_notebooks=build/notebooks . build/pages
+	@echo "open build/pages/index.html"
+
+# One page of slides for each notebook: its figures, each with a sentence, some with a question.
+slides: environment
+	$(BIN)/python -m tools.slides
+
 train: environment
 	$(BIN)/python -m tools.train "$$NAME"
 
@@ -87,7 +97,7 @@ score: environment
 experiments: environment-dev
 	set -e; for name in $$EXPERIMENTS; do $(BIN)/python -m experiments "$$name"; done
 
-# Tables of README and docs/results.md and the picture, from the scores of the weights.
+# Tables of README and docs/results.md and the pictures, from the scores of the weights.
 results: environment
 	$(BIN)/python -m tools.tables
 

@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the extension `pages`
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the docstrings of the package
 
 # The package brings the files of MathJax 3; of these one is needed, with its glyphs inside.
 MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
 
-project = "Discrete generative models, hands on"
+project = "VQ-VAE and PixelCNN on brain MRI"
 language = "en"
 root_doc = "README"
 include_patterns = [
@@ -35,13 +36,23 @@ exclude_patterns = [  # folders that Sphinx need not walk through, and a part of
     "data/cohort",
     "data/weights",
     "experiments",
+    "my_*",
     "oasis_helpers",
     "tests",
     "tools",
     "book/contents.md",
     "**/.ipynb_checkpoints",
 ]
-extensions = ["myst_nb", "pages"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages"]
+
+# The API reference: what has a docstring, in the order of the source.
+autodoc_default_options = {"members": True}
+autodoc_inherit_docstrings = False  # those of Keras stand in Keras's own documentation
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings give shapes and units, which types cannot
+default_role = "code"  # `name` in a docstring is code
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
 
 nb_execution_mode = "off"
 nb_merge_streams = True

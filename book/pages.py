@@ -28,12 +28,15 @@ IDENTIFIER = re.compile(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_config_value("executed_notebooks", "", "env", str)
     app.connect("source-read", append_contents)
+    app.connect("source-read", show_executed)
     app.connect("doctree-read", describe_figures)
     app.connect("doctree-read", link_identifiers)
     app.connect("doctree-read", link_folders)
     app.connect("env-get-outdated", lambda *_: [BIBLIOGRAPHY])
     app.connect("doctree-resolved", collect_references)
+    app.connect("doctree-resolved", collapse_deeper_sections)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -41,6 +44,30 @@ def append_contents(app: Sphinx, docname: str, source: list[str]) -> None:
     """Appends the table of contents to README, where a forge would show the directive as text."""
     if docname == app.config.root_doc:
         source[0] += f"\n{Path(app.srcdir, CONTENTS).read_text(encoding='utf-8')}"
+
+
+def show_executed(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Takes a notebook from the folder of executed ones, where `make pages` names one."""
+    folder, name = app.config.executed_notebooks, f"{docname.removeprefix('notebooks/')}.ipynb"
+    if (
+        folder
+        and docname.startswith("notebooks/")
+        and (file := Path(app.srcdir, folder, name)).is_file()
+    ):
+        source[0] = file.read_text(encoding="utf-8")
+
+
+def collapse_deeper_sections(app: Sphinx, document: nodes.document, docname: str) -> None:
+    """Puts sections for the curious, "Deeper: ...", behind their headings."""
+    for section in document.findall(nodes.section):
+        if section[0].astext().startswith("Deeper:"):
+            start, end = '<details class="deeper"><summary>', "</details>"
+            parts = (section[0], "</summary>", *section[1:], end)
+            raw = (
+                nodes.raw("", part, format="html") if isinstance(part, str) else part
+                for part in (start, *parts)
+            )
+            section.children = list(raw)
 
 
 # -------------------------------------------------------------------------------------- figures

@@ -1,7 +1,7 @@
 """Measures one comparison and stores its results: `python -m experiments NAME`.
 
 Results on real slices go to `data/results/`, where notebooks read them. Those on the synthetic
-cohort go to `build/results/`. Comparisons of time alone always go to `data/results/`.
+cohort go to `build/results/`. Comparisons that need no slices always go to `data/results/`.
 """
 
 import argparse
@@ -26,15 +26,16 @@ EXPERIMENTS = {
     "sampling": (),
     "image_sizes": ("root",),
     "speed": (),
+    "backends": (),
 }
-TIMINGS = ("sampling", "image_sizes", "speed")  # the same for any slices
+ANY_SLICES = ("sampling", "image_sizes", "speed", "backends")  # their results need no real slices
 
 
 def measure(name: str) -> None:
     """Measures one comparison on the active data set; prints and stores its results."""
     data, wanted = pretrained.data_name(), EXPERIMENTS[name]
     root = pretrained.data_root() if "root" in wanted else None
-    stored = data == "oasis1" or name in TIMINGS
+    stored = data == "oasis1" or name in ANY_SLICES
     file = (pretrained.RESULTS if stored else BUILD / "results") / f"{name}.json"
     reason = "" if stored else ", because data/results/ is for real slices"
     again = "; what it holds is not measured again" if "file" in wanted else ""

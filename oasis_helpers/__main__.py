@@ -1,7 +1,6 @@
-"""The doors of the course: `python -m oasis_helpers run | convert | doctor`.
+"""The doors of the course: `python -m oasis_helpers run | lab | convert | doctor`.
 
-A door starts a module that does the work; `make` has the same doors. `run` and `doctor` need the
-repository, `convert` does not.
+A door starts a module that does the work; `make` has the same doors. `convert` needs no repository.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOORS = {
-    "run": ("tools.notebooks", "execute the series, make pages and figures, print a summary"),
+    "run": ("tools.notebooks", "execute the series, keep its figures, print a summary"),
+    "lab": ("tools.lab", "start JupyterLab on your own copies of the notebooks"),
     "convert": ("oasis_helpers.convert", "convert other forms of OASIS into the course's layout"),
     "doctor": ("tools.doctor", "check whether the course can run on this machine"),
 }

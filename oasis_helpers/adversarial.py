@@ -71,16 +71,14 @@ class AdversarialDecoder(keras.Model):
         discriminator_loss = ops.mean(ops.relu(1 - real_score)) + ops.mean(ops.relu(1 + fake_score))
 
         *fake_features, score = self._fixed_discriminator(y_pred)
-        features = zip(real_features, fake_features)
+        pairs = zip(real_features, fake_features)
+        distances = [ops.mean(ops.abs(ops.stop_gradient(real) - fake)) for real, fake in pairs]
         reconstruction = reconstruction_loss(y, y_pred, self.variance, self.ssim_weight, self.blur)
         losses = {
             "discriminator_loss": (discriminator_loss, 1.0),
             "reconstruction_loss": (reconstruction, self.reconstruction_weight),
             "adversarial_loss": (-ops.mean(score), self.adversarial_weight),
-            "feature_loss": (
-                sum(ops.mean(ops.abs(ops.stop_gradient(x) - fake)) for x, fake in features),
-                self.feature_weight,
-            ),
+            "feature_loss": (sum(distances), self.feature_weight),
         }
         correct = ops.concatenate([real_score > 0, fake_score <= 0])
         self.trackers["discriminator_accuracy"].update_state(ops.cast(correct, "float32"))
@@ -90,14 +88,12 @@ class AdversarialDecoder(keras.Model):
 
     def _fixed_discriminator(self, images):
         """The discriminator's outputs, with a gradient to the images but not to its weights."""
-        weights = (
-            [ops.stop_gradient(ops.convert_to_tensor(variable)) for variable in group]
-            for group in (
-                self.discriminator.trainable_variables,
-                self.discriminator.non_trainable_variables,
-            )
+        model = self.discriminator
+        weights = model.trainable_variables, model.non_trainable_variables
+        fixed = (
+            [ops.stop_gradient(ops.convert_to_tensor(one)) for one in group] for group in weights
         )
-        return self.discriminator.stateless_call(*weights, images)[0]
+        return model.stateless_call(*fixed, images)[0]
 
 
 def patch_discriminator(size: int, region: Region, filters: int = 64) -> keras.Model:

@@ -48,9 +48,7 @@ class MaskedConv2D(keras.layers.Conv2D):
         return kernel * ops.cast(self.mask, kernel.dtype)
 
     def get_config(self):
-        config = {**super().get_config(), "mask_type": self.mask_type}
-        del config["padding"]
-        return config
+        return {**super().get_config(), "mask_type": self.mask_type}
 
 
 @_register
@@ -92,9 +90,7 @@ class CausalConv2D(keras.layers.Conv2D):
         return (*input_shape[:-1], self.filters)
 
     def get_config(self):
-        config = {**super().get_config(), "shift": self.shift}
-        del config["padding"]
-        return config
+        return {**super().get_config(), "shift": self.shift}
 
 
 @_register

@@ -11,30 +11,26 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Arguments; the expected value, or a test of the result; the hint if the result is wrong.
-Case = tuple[tuple, object, str]
+# The hint if the result is wrong: the arguments, and the expected value or a test of the result.
+Cases = dict[str, tuple[tuple, object]]
 
 
-def _report(exercise: str, function: Callable, cases: list[Case], tried: str) -> None:
+def _report(exercise: str, function: Callable, cases: Cases, tried: str) -> None:
     """Calls the function on the cases, the simplest first, and prints the first failure."""
-    verdict = f"passed ({tried})"
-    for arguments, expected, hint in cases:
+    for hint, (arguments, expected) in cases.items():
         try:
-            result = function(*arguments)
-            if result is None or result is Ellipsis:
-                verdict = "not attempted yet, or nothing is returned"
-                break
-            failure = _failure(result, expected, hint)
+            failure = _failure(function(*arguments), expected, hint)
         except Exception as error:  # a student's code may raise anything
             failure = f"your code stopped with {type(error).__name__}: {error}"
         if failure:
-            verdict = failure
             break
-    print(f"{exercise}: {verdict}")
+    print(f"{exercise}: {failure or f'passed ({tried})'}")
 
 
 def _failure(result, expected, hint: str) -> str:
     """What is wrong with a result; "" if it is right."""
+    if result is None or result is Ellipsis:
+        return "not attempted yet, or nothing is returned"
     if callable(expected):
         return "" if expected(result) else hint
     if np.shape(result) != np.shape(expected):
@@ -54,13 +50,13 @@ def mirror_difference(function: Callable) -> None:
     lopsided = symmetric.copy()
     lopsided[0, 4:, 4:] = 0  # a quarter is missing, but its mirror image is there
     both = np.concatenate([symmetric, half])
-    cases = [
-        ((symmetric,), [0], "A symmetric brain must not differ from its mirror image."),
-        ((half,), [0.25], "Take the mean over the brain's pixels, not over the frame."),
-        ((dirty,), [0], "Pixels up to BRAIN_THRESHOLD are not brain: leave them out."),
-        ((lopsided,), [1 / 6], "Use the brain pixels of the slice, not those of its mirror image."),
-        ((both,), [0, 0.25], "Return one number for each picture, each over its own brain."),
-    ]
+    cases = {
+        "A symmetric brain must not differ from its mirror image.": ((symmetric,), [0]),
+        "Take the mean over the brain's pixels, not over the frame.": ((half,), [0.25]),
+        "Pixels up to BRAIN_THRESHOLD are not brain: leave them out.": ((dirty,), [0]),
+        "Use the brain pixels of the slice, not those of its mirror image.": ((lopsided,), [1 / 6]),
+        "Return one number for each picture, each over its own brain.": ((both,), [0, 0.25]),
+    }
     tried = (
         "a symmetric brain, a half-dark one, dirt outside the brain, a lopsided one, two pictures"
     )
@@ -83,16 +79,12 @@ def straight_through(function: Callable) -> None:
             total = tf.reduce_sum(output * [[3.0, 5.0]])
         return (output, *tape.gradient(total, sources, unconnected_gradients="zero"))[number]
 
-    cases = [
-        ((0,), [[1, 0]], "In the forward pass, the result must be the entries."),
-        (
-            (1,),
-            [[3, 5]],
-            "In the backward pass, the vectors must get the gradient unchanged: is something "
-            "stopped that should pass?",
-        ),
-        ((2,), [[0, 0]], "The entries must get no gradient here: they have a loss of their own."),
-    ]
+    cases = {
+        "In the forward pass, the result must be the entries.": ((0,), [[1, 0]]),
+        "In the backward pass, the vectors must get the gradient unchanged: is something "
+        "stopped that should pass?": ((1,), [[3, 5]]),
+        "The entries must get no gradient here: they have a loss of their own.": ((2,), [[0, 0]]),
+    }
     tried = "the value, the gradient to the vectors, the gradient to the entries"
     _report("straight_through", part, cases, tried)
 
@@ -108,24 +100,21 @@ def ema_entry(function: Callable) -> None:
         result = function(*arguments)
         return result if result is None or result is Ellipsis else np.hstack(result)
 
-    cases = [
-        (
+    cases = {
+        "With a decay of 0 only the new vectors count: their number, their sum, their mean.": (
             (2.0, np.array([2.0, 2.0]), chosen, 0.0),
             [2, 4, 6, 2, 3],
-            "With a decay of 0 only the new vectors count: their number, their sum, their mean.",
         ),
-        (
+        "The old value has the weight `decay`, the new one the rest; this holds for the count "
+        "and for the total.": (
             (10.0, np.array([10.0, 20.0]), chosen, 0.9),
             [9.2, 9.4, 18.6, 9.4 / 9.2, 18.6 / 9.2],
-            "The old value has the weight `decay`, the new one the rest; this holds for the count "
-            "and for the total.",
         ),
-        (
+        "If no vector chooses an entry, its count and total shrink, but the entry stays.": (
             (4.0, np.array([4.0, 8.0]), np.zeros((0, 2)), 0.5),
             [2, 2, 4, 1, 2],
-            "If no vector chooses an entry, its count and total shrink, but the entry stays.",
         ),
-    ]
+    }
     _report("ema_entry", as_row, cases, "decay 0, decay 0.9, an entry that no vector chose")
 
 
@@ -133,14 +122,13 @@ def nearest_by_cosine(function: Callable) -> None:
     """`nearest_by_cosine(vectors, entries)`: float (N, D), (K, D) -> int (N,)."""
     vectors = np.array([[0.1, 0.2], [3.0, 0.5], [-0.2, -0.1]])
     entries = np.array([[10.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
-    cases = [
-        ((np.eye(2), np.eye(2)), [0, 1], "A vector that equals an entry must choose it."),
-        (
+    cases = {
+        "A vector that equals an entry must choose it.": ((np.eye(2), np.eye(2)), [0, 1]),
+        "Only the direction may count: which length does your similarity still depend on?": (
             (vectors, entries),
             [1, 0, 2],
-            "Only the direction may count: which length does your similarity still depend on?",
         ),
-    ]
+    }
     tried = "unit vectors, and a long entry that must not win by its length"
     _report("nearest_by_cosine", function, cases, tried)
 
@@ -154,39 +142,29 @@ def slice_interval(function: Callable) -> None:
     def width(interval) -> float:
         return (interval[1] - interval[0]) / theory
 
-    hints = [
-        (lambda x: width(x) > 1e-6, "All means are equal: sample *with* replacement."),
-        (
-            lambda x: x[0] < values.mean() < x[1],
-            "The interval should contain the mean of the values.",
+    hints = {
+        "All means are equal: sample *with* replacement.": lambda x: abs(width(x)) > 1e-6,
+        "Return the low end first, then the high end.": lambda x: x[0] < x[1],
+        "The mean of the values should be inside.": lambda x: x[0] < values.mean() < x[1],
+        "Far too wide: this is the spread of the slices, not of their mean.": lambda x: (
+            width(x) < 3
         ),
-        (
-            lambda x: width(x) < 3,
-            "Far too wide: this is the spread of the slices, not of their mean.",
-        ),
-        (
-            lambda x: 0.85 < width(x) < 1.15,
-            "Nearly. Which two percentiles have 95 % of the means between them, and are a few "
-            "thousand means enough?",
-        ),
-    ]
-    cases = [((values, 0), test, hint) for test, hint in hints]
+        "Nearly. Which two percentiles have 95 % of the means between them, and are a few "
+        "thousand means enough?": lambda x: 0.85 < width(x) < 1.15,
+    }
+    cases = {hint: ((values, 0), test) for hint, test in hints.items()}
     _report("slice_interval", function, cases, "400 values, against the width that theory gives")
 
 
 # 4. Codebook
 def perplexity(function: Callable) -> None:
     """`perplexity(frequencies)`: float (K,) with sum 1 -> float."""
-    cases = [
-        ((np.full(4, 0.25),), 4, "Four equally frequent codes have a perplexity of 4."),
-        (
-            (np.array([0.5, 0.25, 0.125, 0.125]),),
-            2**1.75,
-            "Unequal frequencies: compute the average surprise first. Do the power and the "
-            "logarithm have the same base?",
-        ),
-        ((np.array([1.0, 0, 0]),), 1, "A code that is never used must add nothing."),
-    ]
+    cases = {
+        "Four equally frequent codes have a perplexity of 4.": ((np.full(4, 0.25),), 4),
+        "Unequal frequencies: compute the average surprise first. Do the power and the "
+        "logarithm have the same base?": ((np.array([0.5, 0.25, 0.125, 0.125]),), 2**1.75),
+        "A code that is never used must add nothing.": ((np.array([1.0, 0, 0]),), 1),
+    }
     _report("perplexity", function, cases, "equal frequencies, unequal ones, dead codes")
 
 
@@ -195,83 +173,67 @@ def upper_pairs(function: Callable) -> None:
     codes = np.array([[[0, 1], [2, 0]]])
     expected = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0]])
     twice = np.array([[[0, 0], [1, 1]]])
-    cases = [
-        (
-            (codes, 3),
-            expected,
-            "The upper code is the row of the table, the code below it the column. Which axis of "
-            "`codes` goes down the map?",
-        ),
-        (
+    cases = {
+        "The upper code is the row of the table, the code below it the column. Which axis of "
+        "`codes` goes down the map?": ((codes, 3), expected),
+        "A pair that occurs twice counts twice: `table[a, b] += 1` adds only once per entry.": (
             (twice, 2),
             [[0, 2], [0, 0]],
-            "A pair that occurs twice counts twice: `table[a, b] += 1` adds only once per entry.",
         ),
-        (
+        "The last row of one map is not above the first row of the next map.": (
             (np.concatenate([codes, codes]), 3),
             2 * expected,
-            "The last row of one map is not above the first row of the next map.",
         ),
-    ]
+    }
     tried = "one map, a pair that occurs twice, and two separate maps"
     _report("upper_pairs", function, cases, tried)
 
 
 # 5. Prior
-def mask(function: Callable) -> None:
-    """`mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
+def column_mask(function: Callable) -> None:
+    """`column_mask(side, kind)`: an odd int, "A" or "B" -> (side, side) of zeros and ones."""
     five = np.zeros((5, 5))
-    five[:2], five[2, :2] = 1, 1
-    cases = [
-        (
+    five[:, :2], five[:2, 2] = 1, 1
+    cases = {
+        "Earlier are the columns to the left, and the upper part of the position's own column.": (
             (3, "A"),
-            [[1, 1, 1], [1, 0, 0], [0, 0, 0]],
-            'Type "A" passes all earlier positions in reading order, but not the position itself.',
+            [[1, 1, 0], [1, 0, 0], [1, 0, 0]],
         ),
-        (
+        'Type "B" differs from "A" at a single position.': (
             (3, "B"),
-            [[1, 1, 1], [1, 1, 0], [0, 0, 0]],
-            'Type "B" differs from "A" at a single position.',
+            [[1, 1, 0], [1, 1, 0], [1, 0, 0]],
         ),
-        ((5, "A"), five, "Every odd side must work: where is the middle?"),
-    ]
-    _report("mask", function, cases, "both types, sides 3 and 5")
+        "Every odd side must work: where is the middle?": ((5, "A"), five),
+    }
+    _report("column_mask", function, cases, "both types, sides 3 and 5")
 
 
-def gate(function: Callable) -> None:
-    """`gate(features)`: float (..., 2 C) -> float (..., C)."""
-    features = np.array([[2.0, -1.0, 0.0, 4.0]])
-    by_hand = np.tanh([[2.0, -1.0]]) / (1 + np.exp([[0.0, -4.0]]))
-    cases = [
-        (
-            (features,),
-            by_hand,
-            "Which half of the channels are values, which half are gates, and which function "
-            "belongs to each?",
-        ),
-        ((np.zeros((2, 3, 6)),), np.zeros((2, 3, 3)), "Split the last axis, for any shape."),
-    ]
-    _report("gate", function, cases, "two channels by hand, and a whole map")
+def map_bits(function: Callable) -> None:
+    """`map_bits(logits, codes)`: float (N, h, w, K), int (N, h, w) -> bits per code, float (N,)."""
+    codes = np.array([[[0, 1]], [[2, 2]]])
+    logits = np.log([0.5, 0.25, 0.25]) + np.array([0.0, 1000.0])[:, None, None, None]
+    logits = np.tile(logits, (1, 1, 2, 1))
+    cases = {
+        "Equal logits cost log2 K bits at every code.": ((logits[:1] * 0, codes[:1]), [np.log2(3)]),
+        "Take the true code's probability: 1 and 2 bits here.": ((logits[:1], codes[:1]), [1.5]),
+        "exp(1000) overflows. What can you subtract from all logits?": ((logits, codes), [1.5, 2]),
+    }
+    _report("map_bits", function, cases, "equal logits, unequal ones, and logits of a thousand")
 
 
 # 6. Generation
 def softmax_with_temperature(function: Callable) -> None:
     """`softmax_with_temperature(logits, temperature)`: float (K,) -> probabilities, float (K,)."""
     logits = np.log([0.5, 0.3, 0.2])
-    cases = [
-        ((logits, 1.0), [0.5, 0.3, 0.2], "At T = 1 the probabilities must not change."),
-        (
-            (logits, 0.5),
-            np.square([0.5, 0.3, 0.2]) / 0.38,
-            "A low temperature must favour the most probable code. Do you divide the logits, and "
-            "is the sum of the probabilities 1?",
-        ),
-        (
+    cases = {
+        "At T = 1 the probabilities must not change.": ((logits, 1.0), [0.5, 0.3, 0.2]),
+        "A low temperature must favour the most probable code. Do you divide the logits, and "
+        "is the sum of the probabilities 1?": ((logits, 0.5), np.square([0.5, 0.3, 0.2]) / 0.38),
+        "exp(1000) is too large for any computer. What can you subtract from all logits?": (
             (np.array([0.0, 1000.0]), 1.0),
             [0, 1],
-            "exp(1000) is too large for any computer. What can you subtract from all logits?",
         ),
-    ]
+    }
     tried = "T = 1, T = 1/2, and logits of a thousand"
     _report("softmax_with_temperature", function, cases, tried)
 
@@ -283,15 +245,11 @@ def kid(function: Callable) -> None:
     wide = np.random.default_rng(0).normal(size=(40, 8))
     kernel = (wide @ wide.T / 8 + 1) ** 3
     with_itself = 2 * (kernel.sum() - np.trace(kernel)) / (40 * 39) - 2 * kernel.mean()
-    cases = [
-        (
-            (x, y),
-            by_hand,
-            "Three means: within x, within y, and between them. Which pairs within a set do not "
-            "count? Between the sets all pairs count.",
-        ),
-        ((wide, wide), with_itself, "Where does C, the number of components, belong?"),
-    ]
+    cases = {
+        "Three means: within x, within y, and between them. Which pairs within a set do not "
+        "count? Between the sets all pairs count.": ((x, y), by_hand),
+        "Where does C, the number of components, belong?": ((wide, wide), with_itself),
+    }
     _report("kid", function, cases, "a sum by hand, and a set with itself")
 
 
@@ -299,32 +257,29 @@ def kid(function: Callable) -> None:
 def shard(function: Callable) -> None:
     """`shard(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
     batch = np.array([5, 3, 9, 1, 7, 2])
-    cases = [
-        ((batch, 0, 1), batch, "A single worker reads everything."),
-        ((batch, 0, 2), [5, 3, 9], "The shards, one after the other, must give the batch."),
-        ((batch, 1, 2), [1, 7, 2], "Where does the shard of this rank begin?"),
-        ((batch, 2, 3), [7, 2], "Three workers: how long is a shard?"),
-    ]
+    cases = {
+        "A single worker reads everything.": ((batch, 0, 1), batch),
+        "The shards, one after the other, must give the batch.": ((batch, 0, 2), [5, 3, 9]),
+        "Where does the shard of this rank begin?": ((batch, 1, 2), [1, 7, 2]),
+        "Three workers: how long is a shard?": ((batch, 2, 3), [7, 2]),
+    }
     _report("shard", function, cases, "one worker, two and three")
 
 
 def merged_entry(function: Callable) -> None:
     """`merged_entry(counts, totals)`: float (workers,), (workers, D) -> one entry, float (D,)."""
-    cases = [
-        (
+    cases = {
+        "An entry is the mean of all vectors that chose it, on every worker.": (
             (np.array([2.0, 2.0]), np.array([[2.0, 4.0], [6.0, 0.0]])),
             [2, 1],
-            "An entry is the mean of all vectors that chose it, on every worker.",
         ),
-        (
+        "One worker has nine vectors, the other has one: a mean of means ignores that.": (
             (np.array([9.0, 1.0]), np.array([[9.0], [11.0]])),
             [2],
-            "One worker has nine vectors, the other has one: a mean of means ignores that.",
         ),
-        (
+        "A worker whose shard never chose the entry must not change it.": (
             (np.array([0.0, 4.0]), np.array([[0.0], [2.0]])),
             [0.5],
-            "A worker whose shard never chose the entry must not change it.",
         ),
-    ]
+    }
     _report("merged_entry", function, cases, "equal counts, unequal ones, an empty shard")

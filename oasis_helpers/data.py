@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 SPLITS = ("train", "validate", "test")
 SLICES_PER_SUBJECT = 32
@@ -409,10 +409,8 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
     """
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
-        facts = path.stat()
-        key.update(
-            f"{path.name} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode()
-        )
+        of = path.stat()
+        key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
     cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""

@@ -164,12 +164,9 @@ def stream_slices(
 # there are four times as many codes and bits.
 _PRIOR = {"filters": 64, "dropout": 0.15, "condition_dropout": 0.1}
 _EIGHTHS = {"patch": (4, 4), "merge": (2, 2)}
-_SCHEDULES = {
-    "vqvae_schedule": Schedule(5000, 32, 4e-3),
-    "prior_schedule": Schedule(2000, 64, 2e-3),
-}
+_SCHEDULE = Schedule(2000, 64, 2e-3)  # of the prior
 SIZES = {
-    name: Recipe("oasis1", size, vqvae=networks, prior=_PRIOR, **_SCHEDULES)
+    name: Recipe("oasis1", size, vqvae=networks, prior=_PRIOR, prior_schedule=_SCHEDULE)
     for name, size, networks in (
         ("80", 80, WHOLE_FRAME),
         ("128", 128, {"region": (16, 24, 96, 80), **_EIGHTHS}),

@@ -71,9 +71,10 @@ def _refuse_bad_images(originals: np.ndarray, images: np.ndarray) -> None:
         if not np.issubdtype(values.dtype, np.floating):
             raise ValueError(f"The {name} are of type {values.dtype}; expected floats in [0, 1].")
         if values.size and not (values.min() >= 0 and values.max() <= 1):
+            centred = "SSIM means nothing on data centred at 0"
             raise ValueError(
-                f"The {name} hold values from {values.min():.3g} to {values.max():.3g}; "
-                "expected [0, 1]: SSIM means nothing on data centred at 0."
+                f"The {name} hold values from {values.min():.3g} to {values.max():.3g}; expected "
+                f"[0, 1]: {'divide by the highest intensity' if values.min() >= 0 else centred}."
             )
 
 

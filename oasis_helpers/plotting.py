@@ -1,21 +1,23 @@
 """Every figure of the course: arrays in, a matplotlib `Figure` out; no model is known here.
 
-Intensities are grey from 0 to 1, and code maps use the perceptual colour map `viridis`. Curves and
-bars use the colours of Okabe and Ito (2008), which colour-blind readers can distinguish. A function
-returns its figure closed, so that a notebook shows it once, as the value of the cell.
+Intensities are grey from 0 to 1, and each code has a colour of its own. Curves and bars use the
+colours of Okabe and Ito (2008), which colour-blind readers can distinguish. A function returns its
+figure closed, so that a notebook shows it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from skimage.color import rgb2lab
 
 Panels = dict[str, dict]  # {title of a panel, with its unit: {name: what is plotted}}
-Scale = tuple[str, float, float]  # colour map, lowest value, highest value
+Scale = tuple[str | ListedColormap, float, float]  # colour map, lowest value, highest value
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY, SIGNED = ("gray", 0, 1), ("RdBu_r", -0.4, 0.4)
@@ -36,10 +38,10 @@ STYLE = {
 }
 
 
-def _figure(rows: int, columns: int, height: float, **options):
+def _figure(rows: int, columns: int, height: float, width: float = WIDTH, **options):
     """A closed figure in the common style, and its axes as an array (rows, columns)."""
     with plt.rc_context(STYLE):
-        size = WIDTH, height
+        size = width, height
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     plt.close(figure)
     return figure, axes
@@ -65,6 +67,32 @@ def _legend(figure: Figure, axes: np.ndarray) -> None:
             axis.legend(fontsize=9)
 
 
+@cache
+def _palette() -> np.ndarray:
+    """256 colours, none dark, each as different as it can be from white and all before it."""
+    colours = np.stack(np.meshgrid(*[np.linspace(0, 1, 14)] * 3), -1).reshape(-1, 3)
+    lab, chosen = rgb2lab(colours), [len(colours) - 1]
+    nearest = np.where(lab[:, 0] < 42, 0, np.inf)
+    for _ in range(256):
+        nearest = np.minimum(nearest, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(nearest.argmax())
+    return colours[chosen[1:]]
+
+
+def code_colours(codes: np.ndarray, background: Sequence[int] | None = None) -> Scale:
+    """The colours of code maps (..., h, w), the same in all figures; neighbours look different.
+
+    Background codes are black: by default those that fill more than 4 % of the border.
+    """
+    if background is None:
+        border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
+        values, counts = np.unique(border, return_counts=True)
+        background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
+    colours = np.resize(_palette(), (max(256, int(np.nanmax(codes)) + 1), 3))
+    colours[np.asarray(background, int)] = 0
+    return ListedColormap(colours).with_extremes(bad="white"), 0, len(colours) - 1
+
+
 def images(
     rows: dict[str, np.ndarray] | np.ndarray,
     titles: Sequence[str] = (),
@@ -72,30 +100,35 @@ def images(
     columns: int | None = None,
     scales: dict[str, Scale] | None = None,
     colour_bar: str = "",
+    height: int = 0,
 ) -> Figure:
     """Pictures (n, height, width) or (n, height, width, 1) in rows, with a title above all.
 
     Args:
-        rows: {row's name: pictures}, or pictures alone, which fill rows of `columns`.
+        rows: {row's name: pictures}, or pictures alone, which fill rows of `columns`. Pictures of
+            whole numbers are code maps and have `code_colours`; others are grey from 0 to 1.
         titles: above the pictures in reading order; as many as columns title the columns.
         columns: pictures in a row, where rows have no names; all of them by default.
-        scales: {row's name: (colour map, lowest, highest)}; other rows are grey from 0 to 1.
+        scales: {row's name: (colour map, lowest, highest)}, where a row shows something else.
         colour_bar: label of a colour bar for the last row; none by default.
+        height: pixels that every picture has at least; by default a row fills the usual width.
     """
     named = isinstance(rows, dict)
-    if named:
-        lines = list(rows.items())
-        columns = len(lines[0][1])
-    else:
-        columns = columns or len(rows)
-        lines = [("", rows[first : first + columns]) for first in range(0, len(rows), columns)]
-    aspect = max(np.divide(*np.squeeze(pictures[0]).shape) for _, pictures in lines)
+    columns = len(next(iter(rows.values()))) if named else columns or len(rows)
+    starts = range(0, len(rows), columns)
+    lines = rows.items() if named else [("", rows[first : first + columns]) for first in starts]
+    aspects = [np.divide(*np.squeeze(pictures[0]).shape) for _, pictures in lines]
     width = WIDTH / max(columns + 0.7 * named, 5 if colour_bar else 0)  # of a picture
-    height = len(lines) * width * aspect + 0.2 * -(-len(titles) // columns)
-    height += 1.3 if colour_bar else 0.4
-    figure, axes = _figure(len(lines), columns, height, subplot_kw=BARE)
+    if height:
+        width = (height + 8) / STYLE["figure.dpi"] / min(aspects)  # with a gap
+    total = len(lines) * width * max(aspects) + 0.2 * -(-len(titles) // columns)
+    total += 1.3 if colour_bar else 0.4
+    across = columns * width + 0.3 * named if height else WIDTH
+    figure, axes = _figure(len(lines), columns, total, across, subplot_kw=BARE)
     for line, (name, pictures) in zip(axes, lines):
-        colour_map, low, high = (scales or {}).get(name, GREY)
+        whole_numbers = np.asarray(pictures[0]).dtype.kind in "iu"
+        usual = code_colours(np.squeeze(pictures)) if whole_numbers else GREY
+        colour_map, low, high = (scales or {}).get(name, usual)
         for axis, picture in zip(line, pictures):
             image = axis.imshow(np.squeeze(picture), cmap=colour_map, vmin=low, vmax=high)
         line[0].set_ylabel(name, fontsize=10)
@@ -114,18 +147,19 @@ def comparison(
     titles: Sequence[str],
     title: str = "",
     names: tuple[str, str] = ("original", "decoded"),
+    height: int = 0,
 ) -> Figure:
     """`images`, float in [0, 1], in two rows of these names, and a row of signed differences."""
     rows = {names[0]: originals, names[1]: pictures, "difference": pictures - originals}
     label = f"{names[1]} − {names[0]} (intensity from 0 to 1)"
-    return images(rows, titles, title, scales={"difference": SIGNED}, colour_bar=label)
+    return images(rows, titles, title, None, {"difference": SIGNED}, label, height)
 
 
-def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: int, alt: str):
+def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, alt: str):
     """An animated GIF, as `IPython.display.HTML`: a code map fills up, and its slice beside it.
 
     Args:
-        code_maps: float (frames, h, w) in 0 ... K-1, NaN where no code has been sampled yet.
+        code_maps: float (frames, h, w), codes, NaN where no code has been sampled yet.
         slices: float (frames, height, width) in [0, 1], what the maps decode to.
         alt: what the animation shows, in words.
     """
@@ -136,8 +170,8 @@ def animate_sampling(code_maps: np.ndarray, slices: np.ndarray, num_embeddings: 
     from PIL import Image
 
     tall, wide = np.array(slices.shape[1:]) // code_maps.shape[1:]  # pixels of a position
-    colours = plt.get_cmap("viridis").with_extremes(bad="white")(code_maps / (num_embeddings - 1))
-    colours = colours.repeat(tall, axis=1).repeat(wide, axis=2)
+    colour_map, _, highest = code_colours(code_maps[-1])
+    colours = colour_map(code_maps / highest).repeat(tall, axis=1).repeat(wide, axis=2)
     gap = np.ones_like(colours[:, :, :8])
     pixels = np.concatenate([colours, gap, plt.get_cmap("gray")(slices)], axis=2)[..., :3]
     enlarged = np.uint8(255 * pixels).repeat(2, axis=1).repeat(2, axis=2)
@@ -368,8 +402,10 @@ def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[i
         ends = ends if number <= lookup else ends[::-1]
         corners = [(left, -ends[0]), (right, -ends[1]), (right, ends[1]), (left, ends[0])]
         if picture is not None:
-            colour_map = "gray" if picture.dtype.kind == "f" else "viridis"
-            axis.imshow(np.squeeze(picture), cmap=colour_map, extent=(left, right, -tall, tall))
+            picture = np.squeeze(picture)
+            codes = picture.dtype.kind in "iu"
+            colour_map, low, high = code_colours(picture) if codes else ("gray", None, None)
+            axis.imshow(picture, colour_map, vmin=low, vmax=high, extent=(left, right, -tall, tall))
         edge = COLOURS[1] if number == lookup else COLOURS[0]
         axis.add_patch(plt.Polygon(corners, facecolor="none", edgecolor=edge, lw=2))
         axis.text(number, 0.43, name, ha="center", va="bottom", fontsize=10, weight="bold")
@@ -406,8 +442,7 @@ def codebook_plane(panels: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         used = np.isin(np.arange(len(entries)), chosen)
         axis.plot(*entries[used].T, "D", color=COLOURS[1], ms=8, label="entry in use")
         axis.plot(*entries[~used].T, "D", color=COLOURS[1], mfc="none", ms=8, label="dead entry")
-        axis.set(aspect="equal", xlim=x[[0, -1]], ylim=y[[0, -1]])
-        axis.set(xlabel="first component", ylabel="second component")
+        axis.set(aspect="equal", xlabel="first component", ylabel="second component")
         axis.label_outer()
         axis.grid(False)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -8,7 +8,9 @@ lie in `data/results/`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from oasis_helpers import set_metrics
-from oasis_helpers.convert.synthetic import make_cohort
+from oasis_helpers import metrics, set_metrics
+from oasis_helpers.convert.synthetic import is_cohort, make_cohort
 from oasis_helpers.data import (
     REPOSITORY,
     SLICES_PER_SUBJECT,
@@ -26,12 +28,16 @@ from oasis_helpers.data import (
     fingerprint,
     load_slices,
     read_json,
+    write_json,
 )
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.recipes import RECIPES
+from oasis_helpers.training import file_lock
 from oasis_helpers.vqvae import VQVAE
 
 WEIGHTS = REPOSITORY / "data" / "weights"
+# Of a student. Tests and `make run`, which train too, keep theirs elsewhere.
+MY_WEIGHTS = Path(os.environ.get("OASIS_MY_WEIGHTS") or REPOSITORY / "my_weights")
 FEATURES = REPOSITORY / "data" / "features"  # feature networks, which score sets of slices
 RESULTS = REPOSITORY / "data" / "results"
 COHORT = REPOSITORY / "data" / "cohort"
@@ -64,8 +70,9 @@ def data_root() -> Path:
 
 
 def data_name() -> str:
-    """The active data set and its weights: "oasis1" with `OASIS_DATA_DIR`, else "cohort"."""
-    return "oasis1" if os.environ.get("OASIS_DATA_DIR") else "cohort"
+    """The active data set and its weights: "oasis1" for real slices, else "cohort"."""
+    named = os.environ.get("OASIS_DATA_DIR")
+    return "oasis1" if named and not is_cohort(named) else "cohort"
 
 
 def profile() -> str:
@@ -107,7 +114,7 @@ class Pretrained:
             needed = "{train} / {validate} / {test}".format(**NEEDED)
             warnings.warn(
                 f"{root}: fewer than the {needed} subjects (train / validate / test) with "
-                f"{SLICES_PER_SUBJECT} slices each that the notebooks need; some cells will stop.",
+                f"{SLICES_PER_SUBJECT} slices each that the course needs; notebooks will stop.",
                 stacklevel=1,  # one place, so that it is shown once
             )
         if split == "test" and not self.scored_on(slices):
@@ -125,7 +132,7 @@ class Pretrained:
 
 
 def load_pretrained(name: str) -> Pretrained:
-    """The weights in `data/weights/<name>/`.
+    """The weights in `data/weights/<name>/`; "mine" are those in `my_weights/mine/` (`keep`).
 
     Code that loads many times in one process should call `keras.utils.clear_session()` after each:
     TensorFlow keeps a compiled kernel of 35 kB for every variable that ever existed.
@@ -134,8 +141,11 @@ def load_pretrained(name: str) -> Pretrained:
         FileNotFoundError: when there are no weights of that name; the message lists the others.
         ValueError: when a file is damaged or belongs to other weights.
     """
-    folder = WEIGHTS / name
+    mine = name.split("-")[0] == "mine"  # mine-1, mine-2 ... are earlier ones
+    folder = (MY_WEIGHTS if mine else WEIGHTS) / name
     if not (folder / "vqvae.keras").is_file():
+        if mine:
+            raise FileNotFoundError(f"{folder} holds no weights of yours; run notebook 03 first.")
         available = sorted(path.parent.name for path in WEIGHTS.glob("*/vqvae.keras"))
         advice = f" `make train NAME={name}` trains them." if name in RECIPES else ""
         if not WEIGHTS.is_dir():
@@ -219,9 +229,10 @@ def _refuse_other_scores(folder: Path, vqvae: VQVAE, scores: dict, history: dict
     except (KeyError, TypeError):
         same = False
     if not same:
+        shipped = f"`make score NAME={folder.name}` scores them again"
         raise ValueError(
             f"{folder}: scores.json or history.json belongs to other weights than those beside "
-            f"it; `make score NAME={folder.name}` scores them again."
+            f"it; {shipped if folder.parent == WEIGHTS else 'move that folder and train again'}."
         )
 
 
@@ -229,6 +240,88 @@ def stages_digest(folder: Path) -> dict[str, str]:
     """{"vqvae": ..., "prior": ...}: SHA-256 of the files of weights in a folder."""
     files = sorted(folder.glob("*.keras"))
     return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def keep(stage: str, model: keras.Model, history: dict, slices: SliceSet) -> None:
+    """Keeps a model that a student trained in `my_weights/mine/`, with its curves and scores.
+
+    A new VQ-VAE starts a new folder, because a prior belongs to the codes it was trained on. The
+    folder that was there is renamed to mine-1, mine-2 ... A printed line says what was done.
+
+    Args:
+        stage: "vqvae" or "prior".
+        history: the training curves, {name: [one value an epoch]}.
+        slices: the test slices, on which the model is scored.
+
+    Raises:
+        ValueError: for other arguments, and for a prior of the codes of another VQ-VAE.
+        OSError: when no VQ-VAE is kept for a prior, the folder is in use or cannot be written.
+    """
+    if not isinstance(model, {"vqvae": VQVAE, "prior": Prior}.get(stage, ())):
+        raise ValueError(
+            f'keep got {stage!r} and a {type(model).__name__}; expected "vqvae" and a VQVAE, or '
+            '"prior" and a Prior, of the package.'
+        )
+    if slices.split != "test":
+        raise ValueError(f"keep got slices of {slices.split}; expected the test slices.")
+    try:
+        with file_lock(MY_WEIGHTS, "keeping weights"):
+            _keep(stage, model, history, slices)
+    except OSError as error:
+        if not error.strerror:  # a sentence already
+            raise
+        raise type(error)(
+            f"{error.filename} cannot be written ({error.strerror}), so your weights are not kept; "
+            "allow writing there, or free space, and try again."
+        ) from None
+
+
+def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> None:
+    mine, unfinished, own = MY_WEIGHTS / "mine", MY_WEIGHTS / "unfinished", None
+    try:
+        own = load_pretrained("mine")
+    except (FileNotFoundError, ValueError):  # nothing, or damaged weights, which are renamed
+        if stage == "prior":
+            raise
+    old, new = (one.get_weights() if one else [] for one in (getattr(own, stage, None), model))
+    if len(old) == len(new) and all(map(np.array_equal, old, new)):
+        print(f"{MY_WEIGHTS.name}/mine holds these weights already.")
+        return
+    frame = {"size": slices.images.shape[1], "crop": slices.crop, "side": slices.side}
+    history, vqvae = {"recipe": {"data": data_name(), **frame}}, model
+    scores = {"data": data_name(), "frame": frame, "test_fingerprint": fingerprint(slices)}
+    if stage == "prior":
+        history, vqvae = own.history, own.vqvae
+        codes = vqvae.encode(slices.images)
+        bits = metrics.bits_per_code(model.log_prob(codes, slices.slices), codes[0].size)
+        if bits.mean() > np.log2(vqvae.num_embeddings) + 0.5:  # an untrained one needs log2 K
+            raise ValueError(
+                f"This prior needs {bits.mean():.1f} bits per code on the codes of {mine}, more "
+                'than a guess: train it on them, with WEIGHTS = "mine" in notebook 05.'
+            )
+        interval = metrics.subject_interval(bits, slices.subjects)
+        scores["prior_test"] = {"bits_per_code": interval.rounded()}
+    history[stage] = {name: [float(value) for value in curve] for name, curve in curves.items()}
+    scores |= {"recipe": history["recipe"], "test": metrics.reconstruction_table(vqvae, slices)}
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if stage == "prior":
+        shutil.copytree(mine, unfinished)
+    else:
+        unfinished.mkdir()
+    save_model(model, unfinished / f"{stage}.keras")
+    write_json(unfinished / "history.json", history)
+    write_json(unfinished / "scores.json", scores | {"weights": stages_digest(unfinished)}, 2)
+    names = (f"mine-{number}" for number in itertools.count(1))
+    earlier = next(MY_WEIGHTS / name for name in names if not (MY_WEIGHTS / name).exists())
+    if renamed := mine.exists():
+        mine.rename(earlier)
+    unfinished.rename(mine)
+    line = f"Kept in {MY_WEIGHTS.name}/mine"
+    if stage == "prior" and not own.prior:
+        shutil.rmtree(earlier)  # all of it is in the new folder
+    elif renamed:
+        line += f"; the weights that were there are now {earlier.name}"
+    print(f'{line}. Notebooks 04 to 07 use it with WEIGHTS = "mine".')
 
 
 def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:

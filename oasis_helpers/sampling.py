@@ -12,7 +12,7 @@ import threading
 import numpy as np
 from keras import ops
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import checked_codes, refuse_nan
@@ -65,7 +65,8 @@ def sample_codes(
     slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
     inputs = prior.inputs_for(codes.reshape(n, *prior.grid), slice_index, below)[1:]
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
-    with tqdm(total=len(batches) * codes[0:1].size, unit="code", disable=not progress) as bar:
+    total = len(batches) * codes[0:1].size
+    with tqdm(total=total, unit="code", leave=False, disable=not progress) as bar:
         for rows in batches:
             state = start(prior, *(values[rows] for values in inputs), cached=cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)

@@ -1,10 +1,13 @@
-"""Slices and weights that several tests make."""
+"""Slices, weights and cells of notebooks that several tests take."""
 
 from pathlib import Path
 
+import keras
+import nbformat
 import numpy as np
+from keras import layers, ops
 
-from oasis_helpers.data import SliceSet
+from oasis_helpers.data import REPOSITORY, SliceSet
 
 
 def heads(count, seed=0, size=32):
@@ -24,3 +27,13 @@ def with_large_weights(prior):
     for weight in prior.trainable_weights:
         weight.assign(rng.normal(0, 0.4, weight.shape))
     return prior
+
+
+def run_cells(stem, ids, names):
+    """The names that code cells of a notebook leave, run in the given order."""
+    path = REPOSITORY / "notebooks" / f"{stem}.ipynb"
+    sources = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    names = {"np": np, "keras": keras, "layers": layers, "ops": ops, **names}
+    for name in ids:
+        exec(compile(sources[name], f"{stem}: {name}", "exec"), names)
+    return names

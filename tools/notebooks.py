@@ -1,6 +1,7 @@
 """Executes the series: `python -m tools.notebooks [run | refresh]`.
 
-`run` executes copies, makes pages and figures of them under `build/`, and prints a summary.
+`run` executes copies under `build/`, keeps their figures, and prints a summary; `make pages` makes
+pages of these copies.
 `refresh` executes the notebooks in place, on the cohort, so that their stored outputs are current.
 """
 
@@ -21,15 +22,14 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-from bs4 import BeautifulSoup
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 from PIL import Image
 
 from oasis_helpers import metrics, pretrained
 from oasis_helpers.__main__ import ending_with_a_sentence, ignore_other_settings
 from oasis_helpers.data import REPOSITORY, SPLITS, SliceDataError, write_bytes
 from oasis_helpers.training import file_lock
+from tools.lab import KERNEL
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 BUILD = REPOSITORY / "build"
@@ -38,20 +38,19 @@ CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 
 
 def run() -> None:
-    """Executes copies of the notebooks, makes pages and figures of them, prints the summary.
+    """Executes copies of the notebooks, keeps their figures, prints the summary.
 
-    The last pages stay until all new ones are complete.
+    The last copies stay until all new ones are complete.
     """
     scored = _is_scored_data()
     print(f"Data: {pretrained.data_root()}  profile: {pretrained.profile()}", flush=True)
     paths = series_in(NOTEBOOKS)
-    folders = {kind: BUILD / "unfinished" / kind for kind in ("notebooks", "html", "figures")}
+    folders = {kind: BUILD / "unfinished" / kind for kind in ("notebooks", "figures")}
     for folder in folders.values():
         _remove(folder)
         folder.mkdir(parents=True)
     for path in paths:
         notebook = execute(path, folders["notebooks"] / path.name, tolerant=not scored)
-        (folders["html"] / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
         _write_figures(notebook, folders["figures"], path.stem)
     for kind, folder in folders.items():
         _remove(BUILD / kind)
@@ -129,10 +128,12 @@ def execute(path: Path, output: Path, tolerant: bool = False) -> nbformat.Notebo
     )
     client.create_kernel_manager().kernel_spec_manager.kernel_dirs = []  # this Python, no other
     started, log = time.perf_counter(), BUILD / "kernels.log"
+    _remove(BUILD / "my_weights")  # of the last run; a student's own are never touched here
+    settings = {"OASIS_MY_WEIGHTS": str(BUILD / "my_weights"), **os.environ}
     print(f"{path.name:32s} ", end="", flush=True)
     try:
         with open(log, "ab") as file:  # what kernels print outside of cells
-            client.execute(stderr=file)
+            client.execute(stderr=file, env=settings)
         for number, cell in enumerate(notebook.cells, start=1):
             if "alt" in cell.metadata and not (tolerant or _pictures(cell)):
                 raise RuntimeError(f"Cell {number} shows no figure, although it describes one")
@@ -159,7 +160,8 @@ def _pictures(cell: nbformat.NotebookNode) -> list[str]:
 
 
 def _clean(notebook: nbformat.NotebookNode) -> None:
-    """Removes what means nothing later: progress bars, start-up messages, widgets' state."""
+    """Removes what means nothing later, and names the kernel as JupyterLab does."""
+    notebook.metadata["kernelspec"] = KERNEL["kernelspec"]
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [part for part in cell.outputs if part.get("name") != "stderr"]
@@ -179,16 +181,6 @@ def as_grey(picture: str) -> str:
     file = io.BytesIO()
     Image.fromarray(red).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def page_of(notebook: nbformat.NotebookNode) -> str:
-    """The notebook as an HTML page, its figures with the "alt" text of their cells."""
-    page = BeautifulSoup(HTMLExporter().from_notebook_node(notebook)[0], "html.parser")
-    for cell in notebook.cells:
-        if "alt" in cell.metadata:  # nbconvert's template has no alternative text
-            for picture in page.select(f'[id="cell-id={cell.id}"] img[src^="data:image/png"]'):
-                picture["alt"] = cell.metadata["alt"]
-    return str(page)
 
 
 def _write_figures(notebook: nbformat.NotebookNode, folder: Path, stem: str) -> None:
@@ -222,7 +214,7 @@ def summary() -> str:
         f"hold brain {test['perplexity_brain']}",
         "bits per code": f"{metrics.Estimate(*prior['bits_per_code'])}",
         "  baseline per position": f"{prior['baselines']['per position']:.3f}",
-        "pages": BUILD / "html",
+        "executed notebooks": f"{BUILD / 'notebooks'}; `make pages` makes pages of them",
         "figures": BUILD / "figures",
     }
     table = "\n".join(["", *(f"{key:24s}{value}" for key, value in rows.items())])

@@ -1,13 +1,17 @@
 """Writes the tables of measured results into pages: `python -m tools.tables`.
 
 A page has marks around each table, `<!-- results -->` ... `<!-- /results -->`. The tables come from
-`scores.json` files and kept results, so no figure is written by hand. The picture of generated
-slices is made again as well.
+`scores.json` files and kept results, so no figure is written by hand. The two pictures of generated
+slices are made again as well.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
+from PIL import Image, ImageSequence
 
 from oasis_helpers import plotting, pretrained, sample_codes
 from oasis_helpers.__main__ import ending_with_a_sentence
@@ -24,11 +28,12 @@ from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
 PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
+BASELINES = ("per position", "per slice index and position")
 
 
 def main() -> None:
-    """Writes every table of every page, and the picture."""
-    write_picture()
+    """Writes every table of every page, and the pictures."""
+    write_pictures()
     for name in PAGES:
         page = REPOSITORY / name
         if page.is_file():
@@ -56,20 +61,22 @@ def _with_interval(values: list[float]) -> str:
 
 
 def headline_table() -> str:
-    """Our weights, the reference, and real slices, in five lines."""
-    names = (PICTURED, REFERENCE)
+    """The reference, our weights, and real slices, in five lines."""
+    names = (REFERENCE, PICTURED)
     both = [read_json(WEIGHTS / name / "scores.json") for name in names]
     tests, priors = [one["test"] for one in both], [one["prior_test"] for one in both]
-    samples, real = [one["set_metrics"]["samples"] for one in both], both[0]["set_metrics"]["real"]
+    samples, real = [one["set_metrics"]["samples"] for one in both], both[1]["set_metrics"]["real"]
     sets = [*samples, real]
     power = [100 * test["sharpness"]["high_frequency_power"] for test in tests]
     rows = [
         ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
         ["high-frequency power of reconstructions", *(f"{x:.0f} %" for x in power), "100 %"],
         [
-            "bits per code (baseline per position)",
+            "bits per code (baselines: per position; per slice index and position)",
             *(
-                f"{prior['bits_per_code'][0]:.2f} ({prior['baselines']['per position']:.2f})"
+                "{:.2f} ({:.2f}; {:.2f})".format(
+                    prior["bits_per_code"][0], *(prior["baselines"][table] for table in BASELINES)
+                )
                 for prior in priors
             ),
             "",
@@ -80,7 +87,7 @@ def headline_table() -> str:
             *(f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}" for row in sets),
         ],
     ]
-    return markdown(["score", *(f"`{name}`" for name in names), "real slices"], rows)
+    return markdown(["score", "reference", "ours", "real slices"], rows)
 
 
 def results_table() -> str:
@@ -103,9 +110,8 @@ def results_table() -> str:
             f"{test['perplexity']} ({test['perplexity_brain']})",
         ]
         if prior:
-            tables = ("per position", "per slice index and position")
             row += [f"{Estimate(*prior['bits_per_code'])}"]
-            row += [f"{prior['baselines'][table]:.3f}" for table in tables]
+            row += [f"{prior['baselines'][table]:.3f}" for table in BASELINES]
         rows.append(row if prior else [*row, "", "", ""])
     return markdown(headings.split("|"), rows)
 
@@ -122,10 +128,36 @@ def set_metrics_table() -> str:
         "reconstructed by the reference": reference["reconstructed"],
         "samples of the reference": reference["samples"],
     }
+    return _sets_table(sets)
+
+
+def cohort_set_metrics_table() -> str:
+    """The same for the synthetic cohort."""
+    cohort = read_json(WEIGHTS / "cohort" / "scores.json")["set_metrics"]
+    sets = {
+        "cohort, other subjects": cohort["real"],
+        "reconstructed by `cohort`": cohort["reconstructed"],
+        "samples of `cohort`": cohort["samples"],
+    }
+    return _sets_table(sets)
+
+
+def _sets_table(sets: dict[str, dict]) -> str:
     scores = ("kid", "kid_random", "precision", "recall", "density", "coverage", "pairwise_ssim")
     rows = [[name, *(_with_interval(row[score]) for score in scores)] for name, row in sets.items()]
     headings = ["set", "KID", "KID in random features", *scores[2:-1], "pairwise SSIM"]
     return markdown(headings, rows)
+
+
+def memorisation_table() -> str:
+    """The fraction of samples nearer to a training slice than 99 % of unseen slices are."""
+    rows = []
+    for path in sorted(WEIGHTS.glob("*/scores.json")):
+        if fractions := read_json(path).get("memorisation"):
+            percent = ([100 * x for x in fractions[kind]] for kind in ("pixels", "codes"))
+            columns = ("{:.1f} % [{:.1f}, {:.1f}]".format(*row) for row in percent)
+            rows.append([f"`{path.parent.name}`", *columns])
+    return markdown(["samples of", "in pixels", "in codes"], rows)
 
 
 def tokenizers_table() -> str:
@@ -183,14 +215,16 @@ TABLES = {
     "headline": headline_table,
     "results": results_table,
     "set metrics": set_metrics_table,
+    "set metrics of the cohort": cohort_set_metrics_table,
+    "memorisation": memorisation_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,
 }
 
 
-def write_picture() -> None:
-    """Writes `generated.png`: three rows of samples at eight slice indices."""
+def write_pictures() -> None:
+    """Writes `generated.png`, three rows of samples at eight slice indices, and `growing.gif`."""
     models = pretrained.load_pretrained(PICTURED)
     indices = np.linspace(0, SLICES_PER_SUBJECT - 1, 8).round().astype(int)
     codes = sample_codes(models.prior, 24, slice_index=np.tile(indices, 3), seed=0)
@@ -200,6 +234,32 @@ def write_picture() -> None:
     figure = plotting.images(slices, titles, columns=len(indices))
     with atomic_write(WEIGHTS / PICTURED / "generated.png") as temporary:
         figure.savefig(temporary, dpi=110)
+    write_animation(models)
+
+
+def write_animation(models: pretrained.Pretrained) -> None:
+    """Writes `growing.gif`: three code maps fill up, and their slices beside them."""
+    codes = sample_codes(models.prior, 3, slice_index=np.array([6, 16, 26]), seed=0)
+    background = np.bincount(codes[:, 0].ravel()).argmax()  # the usual code of the first row
+    order = np.arange(codes[0].size).reshape(codes[0].shape)
+    sampled = order < np.arange(0, order.size + 4, 4)[:, None, None]  # (frames, h, w)
+    top, left, height, width = models.vqvae.region
+    maps, slices = [], []
+    for one in codes:  # a column of the map, and as many pixels, separates it from the next
+        steps = models.vqvae.decode(np.where(sampled, one, background))
+        steps = steps[:, top : top + height, left : left + width, 0]
+        maps.append(
+            np.pad(np.where(sampled, one, np.nan), [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)
+        )
+        slices.append(np.pad(steps, [(0, 0), (0, 0), (0, width // one.shape[1])]))
+    page = plotting.animate_sampling(np.concatenate(maps, 2), np.concatenate(slices, 2), "").data
+    picture = io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0]))
+    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(picture))]
+    colours = frames[-1].quantize(128, dither=Image.Dither.NONE)  # one palette: a third of the size
+    first, *rest = (frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames)
+    with atomic_write(WEIGHTS / PICTURED / "growing.gif") as temporary:
+        durations = [90] * len(rest) + [2500]  # milliseconds
+        first.save(temporary, "GIF", duration=durations, save_all=True, append_images=rest, loop=0)
 
 
 if __name__ == "__main__":

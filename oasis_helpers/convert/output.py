@@ -22,7 +22,7 @@ from oasis_helpers.data import LAYOUT_FOLDER, SPLITS, read_json, write_bytes, wr
 
 PLAN, MANIFEST, MONTAGE = "conversion.json", "manifest.csv", "montage.png"
 MADE_BY = "oasis_helpers.convert"
-VERSION = 3  # of the output: raise it whenever the same source gives other files
+VERSION = 4  # of the output: raise it whenever the same source gives other files
 
 _COLUMNS = ["file", "sha256", "case", "split", "session", "files_sha256"]
 _COLUMNS += [column for column in Slice._fields if column != "png"]

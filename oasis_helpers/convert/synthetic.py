@@ -35,6 +35,7 @@ from oasis_helpers.data import LAYOUT_FOLDER as FOLDER
 from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
 from oasis_helpers.data import SPLITS
 
+SUBJECTS = 96, 12, 12  # in training, validation, test
 RECORD = "cohort.json"
 MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
@@ -54,9 +55,9 @@ STACK_SPACING = np.array([1.036, 1.044, 0.956])  # MNI mm a column, a row, a sli
 STACK_PITCH = -0.07  # radians about x, from MNI's horizontal to Talairach's
 
 # Shape. Random fields are sampled on a coarse grid and enlarged.
-CELL = 4  # pixels
+SPACING = 4  # pixels
 WARPS = ((14.0, 2.2), (7.0, 1.9), (4.0, 1.0))  # Gaussian sigma and standard deviation, both mm
-CORE_WARP = 0.33  # share of the warps that the deep nuclei get; they differ less than folds do
+CORE_WARP = 0.33  # fraction of the warps that the deep nuclei get; they differ less than folds do
 OUTLINE_JITTER = ((12.0, 0.3),)  # mm, mm; the real outline hardly differs between subjects
 TURN = 0.012  # radians about each axis, standard deviation
 STRETCH = 0.012  # of each axis, standard deviation
@@ -91,14 +92,14 @@ class Template(NamedTuple):
     cortex: np.ndarray  # 0 to 1, where folds may differ between subjects
     depth: np.ndarray  # mm inside the brain mask, negative outside
     rim: np.ndarray  # tissue that fluid takes away under the mask's edge
-    freedom: np.ndarray  # share of the random warps that a place gets
+    freedom: np.ndarray  # fraction of the random warps that a place gets
     wall: np.ndarray  # mm to the ventricles' wall, negative inside them
     outwards: np.ndarray  # (3, ...), the direction away from the ventricles
 
 
 def make_cohort(
     root: str | os.PathLike,
-    subjects: tuple[int, int, int] = (96, 12, 12),
+    subjects: tuple[int, int, int] = SUBJECTS,
     seed: int = 0,
     workers: int | None = None,
 ) -> pathlib.Path:
@@ -281,13 +282,13 @@ def _deform(template: Template, rng: np.random.Generator) -> np.ndarray:
 
 
 def _fade(wall: np.ndarray) -> np.ndarray:
-    """Share of the ventricles' growth that a place moves by, from its distance to their wall."""
+    """Fraction of the ventricles' growth that a place moves by, from its distance to their wall."""
     return np.exp(-((np.where(wall > 0, wall / PUSH_RANGE, wall / PUSH_RANGE_INSIDE)) ** 2))
 
 
 def _folds(rng: np.random.Generator) -> np.ndarray:
     """Random stripes of unit variance as wide as cortical folds, float32 (32, 184, 152)."""
-    fine = _smooth_field(((FOLD_SIGMA, 1.0),), rng, cell=2)
+    fine = _smooth_field(((FOLD_SIGMA, 1.0),), rng, spacing=2)
     stripes = fine - ndimage.gaussian_filter(fine, 1.5 * FOLD_SIGMA)
     return stripes / stripes.std()
 
@@ -309,33 +310,35 @@ def _grey_levels(tissue: np.ndarray, sulci: float, rng: np.random.Generator) -> 
 
 
 def _smooth_field(
-    scales: tuple[tuple[float, float], ...], rng: np.random.Generator, cell: int = CELL
+    scales: tuple[tuple[float, float], ...], rng: np.random.Generator, spacing: int = SPACING
 ) -> np.ndarray:
     """Gaussian random field over the stack's box, float32 (32, 184, 152).
 
     The sum of one field for each (kernel's sigma in voxels, standard deviation), sampled with one
-    value every `cell`.
+    value every `spacing`.
     """
-    coarse = [(size - 1) // cell + 2 for size in BOX]
-    pad = int(np.ceil(3 * max(sigma for sigma, _ in scales) / cell))
-    field = np.zeros([size + 2 * pad for size in coarse], np.float32)
+    coarse = [(size - 1) // spacing + 2 for size in BOX]
+    pad = int(np.ceil(3 * max(sigma for sigma, _ in scales) / spacing))
+    total = np.zeros([size + 2 * pad for size in coarse], np.float32)
     for sigma, spread in scales:
-        noise = rng.standard_normal(field.shape, np.float32)
-        smooth = ndimage.gaussian_filter(noise, sigma / cell, mode="wrap", truncate=3.0)
+        noise = rng.standard_normal(total.shape, np.float32)
+        smooth = ndimage.gaussian_filter(noise, sigma / spacing, mode="wrap", truncate=3.0)
         # What smoothing takes from white noise's standard deviation in three dimensions.
-        field += spread * (2 * np.sqrt(np.pi) * sigma / cell) ** 1.5 * smooth
-    inner = field[tuple(slice(pad, -pad) for _ in coarse)]
-    layers, rows, columns = (_enlarger(n, size, cell) for n, size in zip(coarse, BOX, strict=True))
+        total += spread * (2 * np.sqrt(np.pi) * sigma / spacing) ** 1.5 * smooth
+    inner = total[tuple(slice(pad, -pad) for _ in coarse)]
+    layers, rows, columns = (
+        _enlarger(n, size, spacing) for n, size in zip(coarse, BOX, strict=True)
+    )
     # einsum, not matmul: BLAS starts threads of its own, which crowd out ours.
-    field = np.einsum("zrc,kz->krc", inner, layers)
-    return np.einsum("khc,wc->khw", np.einsum("krc,hr->khc", field, rows), columns)
+    total = np.einsum("zrc,kz->krc", inner, layers)
+    return np.einsum("khc,wc->khw", np.einsum("krc,hr->khc", total, rows), columns)
 
 
 @functools.cache
-def _enlarger(coarse: int, fine: int, cell: int) -> np.ndarray:
-    """Matrix (fine, coarse), float32, of cubic spline interpolation at every 1 / cell."""
+def _enlarger(coarse: int, fine: int, spacing: int) -> np.ndarray:
+    """Matrix (fine, coarse), float32, of cubic spline interpolation at every 1 / spacing."""
     spline = make_interp_spline(np.arange(coarse), np.eye(coarse), k=3)
-    return spline(np.arange(fine) / cell).astype(np.float32)
+    return spline(np.arange(fine) / spacing).astype(np.float32)
 
 
 def _write_cohort(root: pathlib.Path, subjects: tuple[int, ...], seed: int, workers: int) -> None:
@@ -370,6 +373,20 @@ def _record(subjects: tuple[int, ...], seed: int) -> dict:
         "what": "Synthetic brain slices: random deformations of the MNI152 template; no OASIS data",
         "source": "MNI ICBM152 2009a nonlinear symmetric, as nilearn ships it (Fonov et al. 2011)",
     }
+
+
+def is_cohort(root: str | os.PathLike) -> bool:
+    """Whether a folder, or the one around it, is a copy of the cohort that `make_cohort` makes."""
+    folder = pathlib.Path(os.path.realpath(os.path.expanduser(root)))
+    records = (path / RECORD for path in (folder, folder.parent))
+    try:
+        made = json.loads(next(path.read_text("utf-8") for path in records if path.is_file()))
+        wanted = _record(SUBJECTS, 0)
+        return all(
+            made[name] == wanted[name] for name in ("made_by", "version", "subjects", "seed")
+        )
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return False
 
 
 def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:

@@ -13,8 +13,9 @@ frontal lobe extends further on the left of these slices, the occipital lobe fur
 **Frame.** The 176 x 208 voxels of an axial plane are in the middle of 256 x 256 pixels, unchanged.
 
 **Intensities.** In the public copies, the brightest pixel of every slice is white (255, but for
-JPEG's error), so the scale differs between neighbouring slices by several per cent. The conversion
-does the same: 255 x voxel / brightest voxel of the slice. 8-bit voxels stay unchanged.
+JPEG's error), so the scale differs between neighbouring slices by several per cent. A stack of
+slices should be one head, so the conversion uses one scale for all 32 slices:
+255 x voxel / brightest voxel of the stack. 8-bit voxels stay unchanged.
 
 **Orientation.** Volumes and slices are compared with the MNI152 template. A brain is too symmetric
 to distinguish left from right, so nothing here decides between them.
@@ -198,14 +199,14 @@ def _resample(voxels: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _as_uint8(stack: np.ndarray) -> np.ndarray:
-    """uint8 (32, height, width): 255 for the brightest voxel of each slice; uint8 is unchanged."""
-    brightest = stack.max((1, 2), keepdims=True)
+    """uint8 (32, height, width): 255 for the brightest voxel of the stack; uint8 is unchanged."""
+    brightest = stack.max((1, 2))
     if not brightest.all():
-        black = HEIGHTS[brightest.ravel() == 0]
+        black = HEIGHTS[brightest == 0]
         raise UnusableVolume(f"black {black[0]} mm above the commissures; expected brain there")
     if stack.dtype == np.uint8:
         return stack
-    return np.rint(255 * (stack / brightest).clip(0, 1)).astype(np.uint8)
+    return np.rint(255 * (stack / brightest.max()).clip(0, 1)).astype(np.uint8)
 
 
 def _size(numbers: Iterable[float]) -> str:

@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 REPOSITORY = str(HERE.parents[1])
 BACKENDS = ("tensorflow", "jax", "torch")
 
+pytestmark = pytest.mark.long  # each backend starts and compiles in a process of its own
+
 
 def results(folder: Path, policies: dict[str, list[str]], **environment) -> dict[str, dict]:
     """{backend: what backend.py found}, all at the same time, each in its own process."""

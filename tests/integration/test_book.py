@@ -20,7 +20,8 @@ from oasis_helpers.data import REPOSITORY
 
 pytest.importorskip("sphinx_book_theme", reason="the pages need packages of the extra 'docs'")
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+START = REPOSITORY / "notebooks" / "00_start.ipynb"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("0[1-9]*.ipynb"))
 SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 ARXIV = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
@@ -65,7 +66,7 @@ def test_every_notebook_and_document_has_its_page(site, pages):
     assert {page_of(site, source) for source in wanted} <= set(pages)
     menu = [link["href"] for link in pages[site / "README.html"].select("nav.bd-links a[href]")]
     assert [link for link in menu if re.match(r"notebooks/\d", link)] == [
-        f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS
+        f"notebooks/{notebook.stem}.html" for notebook in [START, *NOTEBOOKS]
     ]
     in_menu = {
         f"{page.relative_to(REPOSITORY).with_suffix('')}.html" for page in documents - {readme}
@@ -114,7 +115,8 @@ def test_figures_are_described_numbered_and_captioned(site, pages, notebook):
     chapter = int(notebook.stem[:2])
     assert captions == [f"Figure {chapter}.{k}" for k in range(1, len(figures) + 1)]
     pictures = [figure.img for figure in figures]
-    assert pictures == pages[page_of(site, notebook)].select("article img")
+    others = pages[page_of(site, notebook)].select("article img:not([src$='.svg'])")
+    assert pictures == others  # but for diagrams, which stand in the text
     assert min(len(picture["alt"]) for picture in pictures) >= 40
     for picture, figure in zip(pictures, figures, strict=True):
         assert picture["alt"] in figure.figcaption.text
@@ -151,6 +153,87 @@ def test_references_are_links_and_collected_once(site, pages):
         )
 
 
+def markdown_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_questions_answer_back(site, pages, notebook):
+    """Every option unfolds its answer without a script, and of each question one is right."""
+    prose = markdown_of(notebook)
+    section = pages[page_of(site, notebook)].select_one("section#check-yourself")
+    assert (section is not None) == ("### Check yourself" in prose)
+    if section is None:
+        pytest.skip("asks no questions yet")
+    options = section.select("details:not(.deeper)")
+    asked = prose.partition("### Check yourself")[2].partition("\n## ")[0]
+    assert len(options) == asked.count("<details>") > 0
+    rights = []
+    for option in options:
+        before = option.find_previous_sibling()
+        if before is None or before.name != "details":
+            rights.append(0)
+        answer = option.text.removeprefix(option.summary.text).strip()
+        assert option.summary.text.strip() and re.match(r"(Right|No)\b", answer), option
+        assert "`" not in option.text and "**" not in option.text, "Markdown is not read in HTML"
+        rights[-1] += answer.startswith("Right")
+    assert 4 <= len(rights) <= 6 and set(rights) == {1}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_deeper_sections_are_closed(site, pages, notebook):
+    """Each holds all of its section, under its heading; nothing else of the page is in one."""
+    titles = re.findall(r"^## (Deeper: .+)$", markdown_of(notebook), re.M)
+    closed = pages[page_of(site, notebook)].select("article details.deeper")
+    assert [part.summary.h2.text.rstrip("#").strip() for part in closed] == [
+        title.replace("`", "") for title in titles
+    ]
+    for part in closed:
+        assert not part.has_attr("open") and part.parent.name == "section"
+        around = {child.name for child in part.parent.find_all(recursive=False)}
+        assert around <= {"details", "span"}  # a span is an anchor
+
+
+@pytest.fixture(scope="session")
+def folded(tmp_path_factory) -> Path:
+    """A page with all that folds, built as pages of notebooks are."""
+    cells = [
+        nbformat.v4.new_markdown_cell("# 1. A page"),
+        nbformat.v4.new_markdown_cell("## Deeper: `codes`\n\nFor the curious."),
+        nbformat.v4.new_code_cell("print(1)", metadata={"tags": ["deeper", "hide-input"]}),
+        nbformat.v4.new_markdown_cell("### More\n\n<details><summary>2</summary>Right.</details>"),
+        nbformat.v4.new_markdown_cell("## Summary\n\nThe end."),
+    ]
+    source, site = (tmp_path_factory.mktemp(name) for name in ("source", "folded"))
+    for name in ("notebooks", "book"):
+        (source / name).mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), source / "notebooks" / "01_page.ipynb")
+    (source / "index.md").write_text("# A site\n")
+    (source / "book" / "contents.md").write_text("```{toctree}\nnotebooks/01_page\n```\n")
+    settings = {
+        "extensions": "myst_nb,pages",
+        "nb_execution_mode": "off",
+        "html_theme": "sphinx_book_theme",
+        "html_static_path": REPOSITORY / "book" / "static",
+        "html_css_files": "pages.css",
+    }
+    options = [f"-D{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "sphinx", "-qCE", *options, str(source), str(site)]
+    paths = {**os.environ, "PYTHONPATH": str(REPOSITORY / "book")}
+    subprocess.run(command, env=paths, check=True, timeout=120)
+    return site / "notebooks" / "01_page.html"
+
+
+def test_what_folds_needs_no_script(folded):
+    article = BeautifulSoup(folded.read_text("utf-8"), "html.parser").article
+    deeper = article.select_one("section > details.deeper")
+    assert deeper.summary.h2.code.text == "codes"
+    assert "For the curious." in deeper.text and deeper.select_one("section#more details")
+    assert deeper.select_one("div.cell_input details, details.hide").summary
+    assert "The end." not in deeper.text and "The end." in article.text
+
+
 # ------------------------------------------------------------------------------------ in a browser
 
 
@@ -173,7 +256,7 @@ SCREENS = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "h
 SHOWN = {  # what the screenshots show, beside the top of every page
     "README": ("#results",),
     "notebooks/01_data_exploration": ("#first-look", "#intensities"),
-    "notebooks/02_vqvae_building": ("#vae-and-vq-vae", "#mse-and-ssim"),
+    "notebooks/02_vqvae_building": ("#reference-and-ours", "#mse-and-ssim"),
     "notebooks/04_codebook_analysis": ("#figure-4-2",),
     "notebooks/06_generation": ("#watch-one-grow", "#references"),
 }
@@ -249,6 +332,25 @@ def test_pages_in_a_browser(browser, address, site, pages, screen, scheme):
             if faults:
                 found[page] = faults
     assert not found
+
+
+@pytest.mark.browser
+def test_what_folds_opens_with_a_click_and_in_print(browser, folded):
+    context = browser.new_context(viewport=SCREENS["desktop"], java_script_enabled=False)
+    with contextlib.closing(context):
+        tab = context.new_page()
+        tab.goto(folded.as_uri())
+        section = tab.locator("article details.deeper")
+        closed = section.bounding_box()["height"]
+        tab.emulate_media(media="print")
+        assert section.bounding_box()["height"] > 3 * closed
+        tab.emulate_media(media="screen")
+        assert section.bounding_box()["height"] == closed
+        section.locator("summary").first.click()
+        assert tab.get_by_text("For the curious.").is_visible()
+        opened = section.bounding_box()["height"]
+        section.get_by_text("2", exact=True).click()
+        assert section.bounding_box()["height"] > opened > closed
 
 
 @pytest.mark.browser

@@ -12,6 +12,7 @@ from oasis_helpers.data import REPOSITORY
 from tools import notebooks
 
 FIRST = REPOSITORY / "notebooks" / "01_data_exploration.ipynb"
+SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
 
 
 def test_a_changed_output_turns_the_run_red(tmp_path, cohort_root):
@@ -61,3 +62,10 @@ def test_a_run_on_own_slices_continues_after_a_claim_that_fails(tmp_path, monkey
     notebooks.execute(path, executed, tolerant=True)
     assert "On these slices a cell stopped: not here" in capsys.readouterr().out
     assert nbformat.read(executed, as_version=4).cells[1].outputs[0].text == "on\n"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_run_with_their_trainings(path, tmp_path):
+    """nbval skips the experiments that train for a minute."""
+    notebooks.execute(path, tmp_path / path.name)

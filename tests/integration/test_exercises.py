@@ -12,7 +12,7 @@ from keras import ops
 from oasis_helpers import checks
 from oasis_helpers.data import BRAIN_THRESHOLD, REPOSITORY
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("0[1-9]*.ipynb"))
 CALL = re.compile(r"^checks\.(\w+)\((\w+)\)$", re.MULTILINE)
 
 

@@ -109,6 +109,7 @@ def make(course: Path, *words: str, **settings: str) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.long
 def test_the_environment_is_made_once_and_again_where_it_does_not_fit(course):
     code, output = make(course, "run")
     assert code == 0 and "Making" in output and f"runs in {course}" in output, output
@@ -187,6 +188,7 @@ def test_another_python_is_refused_before_anything_is_made(course):
     assert code != 0 and "expected 3.11 to 3.13" in output
 
 
+@pytest.mark.long
 def test_a_named_python_counts_and_is_remembered(course):
     other = python_of(*OTHERS)
     assert make(course, "run")[0] == 0

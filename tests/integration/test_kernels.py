@@ -73,6 +73,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, output
 
 
+@pytest.mark.long
 def test_settings_of_other_projects_stay_out(tmp_path, foreign_home):
     show = "import keras; print(keras.config.floatx(), keras.config.image_data_format())"
     lines = "print(keras.backend.backend(), len('abc'), plt.rcParams['image.cmap'])"
@@ -116,6 +117,7 @@ def test_a_kernel_that_cannot_start_is_a_sentence(tmp_path):
     assert "a file of the same name" in (tmp_path / "kernels.log").read_text()
 
 
+@pytest.mark.long
 def test_a_missing_figure_stops_the_run(tmp_path):
     write_notebook(tmp_path, "print('no figure')", alt="A line that rises from 1 to 2.")
     code, output = ended(start(tmp_path))
@@ -124,7 +126,7 @@ def test_a_missing_figure_stops_the_run(tmp_path):
     assert ended(start(tmp_path))[0] == 0
 
 
-@pytest.mark.parametrize("seconds", [0, 1.5])
+@pytest.mark.parametrize("seconds", [0, pytest.param(1.5, marks=pytest.mark.long)])
 def test_an_interruption_ends_with_130(tmp_path, seconds):
     started = tmp_path / "started"
     write_notebook(tmp_path, f"open({str(started)!r}, 'w'); import time; time.sleep(100)")
@@ -186,6 +188,7 @@ def test_nbval_shows_figures_and_notices_a_missing_one(notebook_in_the_repositor
     assert run.returncode == 1 and "shows none" in run.stdout, run.stdout
 
 
+@pytest.mark.long
 def test_cells_run_in_order_in_one_kernel_whatever_shuffles(notebook_in_the_repository):
     folder = notebook_in_the_repository
     cells = [("k = 0", "", False)] + [("k += 1; print(k)", f"{k}\n", False) for k in range(1, 7)]
@@ -205,6 +208,7 @@ def path_with(folder: Path) -> str:
     return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
 
 
+@pytest.mark.long
 def test_pytest_starts_in_any_folder(notebook_in_the_repository, tmp_path):
     path = stored(notebook_in_the_repository, ("print(1)", "1\n", False))
     for cwd in (path.parent, tmp_path):

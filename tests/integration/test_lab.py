@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,9 +37,8 @@ FINISHED = """count => {
 WATCH = """mark => {
     window.progress = [];
     new MutationObserver(() => {
-        for (const output of document.querySelectorAll(".jp-OutputArea-output pre"))
-            if (output.textContent.includes(mark) && output.checkVisibility())
-                window.progress.push(output.textContent);
+        for (const { textContent: text } of document.querySelectorAll(".widget-hbox"))
+            if (text.includes(mark) && text.includes("%")) window.progress.push(text);
     }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }"""
 
@@ -77,24 +77,48 @@ def lab(tmp_path):
         for cell in code_cells(notebook):
             cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / path.name)
+    command = ["-m", "jupyter", "lab", str(folder)]
+    with served(command, tmp_path) as address:
+        yield f"{address}/lab?token=student", folder
+
+
+@pytest.fixture
+def start_page(tmp_path):
+    """The address that `make lab` opens, on copies in a folder of this test."""
+    folder = REPOSITORY / f"my_notebooks-{tmp_path.name}"  # links lead from it as from a student's
+    door = "import sys; from pathlib import Path; from tools import lab; "
+    door += "lab.MINE = Path(sys.argv.pop(1)); lab.main()"
+    try:
+        with served(["-c", door, str(folder)], tmp_path) as address:
+            yield f"{address}/?token=student"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def served(command, tmp_path):
+    """The address of a JupyterLab that a command of this Python starts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
     # The user's own settings and workspaces stay out, and notebook 01 has slices to read.
     own = {f"JUPYTER_{kind}_DIR": tmp_path / kind.lower() for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"OASIS_CACHE_DIR": tmp_path / "cache", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "jupyter", "lab", str(folder), "--no-browser", "--allow-root"]
+    # With this variable, kernels leave messages of libraries in the terminal.
+    settings = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    command = [sys.executable, *command, "--no-browser", "--allow-root"]
     command += ["--ip=127.0.0.1", f"--port={address.split(':')[-1]}", "--ServerApp.port_retries=0"]
     with open(tmp_path / "lab.log", "wb") as log:
         server = subprocess.Popen(
             [*command, "--IdentityProvider.token=student"],
-            env={**os.environ, **{name: str(value) for name, value in own.items()}},
+            cwd=REPOSITORY,
+            env={**settings, **{name: str(value) for name, value in own.items()}},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
         wait_for_server(f"{address}/api/status?token=student", server, tmp_path / "lab.log")
-        yield f"{address}/lab?token=student", folder
+        yield address
     finally:
         server.terminate()
         server.wait(30)
@@ -199,14 +223,48 @@ def test_run_all_in_jupyterlab(lab, page, stem, work, progress):
     keep(page, f"{stem}-end")
 
 
+RED = """() => [...document.querySelectorAll("[data-mime-type$='jupyter.stderr']")]
+    .map(output => output.textContent)"""
+
+
+def test_make_lab_opens_the_start_page_unchanged_and_nothing_is_red(start_page, page):
+    page.goto(start_page)
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.wait_for_timeout(2000)  # JupyterLab compares the kernel with the stored one
+    assert "00_start.ipynb" in page.url and not page.locator(".jp-mod-dirty").count()
+    assert page.locator(".jp-Notebook img").first.evaluate("picture => picture.naturalWidth") > 0
+    page.get_by_role("button", name="No", exact=True).click()
+    keep(page, "start")
+    page.get_by_role("link", name="1. A folder of brain slices").click()
+    panel = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden)")
+    panel.locator(".jp-Cell", has_text="Objectives").first.wait_for()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.wait_for_timeout(2000)
+    assert not page.locator(".jp-mod-dirty").count()
+    panel.locator(".jp-Cell").first.click()
+    for _ in range(14):  # to the first figure, past the cell that reads all slices
+        page.keyboard.press("Shift+Enter")
+    page.wait_for_timeout(1000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=3 * MINUTE)
+    assert page.evaluate(RED) == []
+    keep(page, "first-cells")
+
+
 PAINTER = """
+import numpy as np
+
 from oasis_helpers import load_pretrained, pretrained
 from oasis_helpers.painter import CodePainter
 
 models = load_pretrained("cohort")
 slices = models.load_slices(pretrained.data_root(), "test")
-painter = CodePainter(models.vqvae, slices.images[:32:8], ["0", "8", "16", "24"])
-painter.slice.value, painter.code.value = 2, int(models.vqvae.num_embeddings * 0.8)
+codes = models.vqvae.encode(slices.images[[16] * models.vqvae.num_embeddings])
+codes[:, 6, 2] = np.arange(len(codes))
+patches = models.vqvae.decode(codes)[:, 37:43, 19:25, 0]
+names = ["0", "8", "16", "24"]
+painter = CodePainter(models.vqvae, slices.images[:32:8], names, patches)
+painter.slice.value = 2
 painter.widget
 """
 
@@ -219,12 +277,20 @@ def test_a_click_in_the_code_painter_changes_the_picture_at_once(lab, page):
     open_from_launcher(page, address, "painter.ipynb")
     run_all(page)
     wait_until_finished(page, 1)
-    positions = page.locator(".widget-gridbox button")
-    positions.first.wait_for()
-    assert positions.count() == 13 * 11
+    grid, palette = (page.locator(".widget-gridbox").nth(number) for number in (0, 1))
+    positions, codes = grid.locator("button"), palette.locator("button")
+    codes.first.wait_for()
+    assert (positions.count(), codes.count()) == (13 * 11, 128)
+    patch = "button => getComputedStyle(button).backgroundImage"
+    assert codes.nth(100).evaluate(patch).startswith('url("data:image/png')
+    codes.nth(99).focus()  # by keyboard: the next code
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    chosen = codes.nth(100).get_attribute("title")
+    page.locator(".widget-label").get_by_text(chosen, exact=True).wait_for()
     keep(page, "painter-before")
     pictures = page.locator("img.jupyter-widgets")
-    parts = (pictures.first, page.locator(".widget-gridbox"), pictures.last)
+    parts = (pictures.first, grid, pictures.last)
     boxes = [part.bounding_box() for part in parts]
     places = [(box["y"], box["width"], box["height"]) for box in boxes]
     assert places[0] == places[1] == places[2], (

@@ -137,6 +137,7 @@ def survive(folder: Path, kills: int, epochs: int, seed: int, how: str) -> None:
         np.testing.assert_array_equal(one, other, f"killed after (epochs, seconds) {done}")
 
 
+@pytest.mark.long
 def test_a_training_killed_twice_ends_with_the_same_weights(tmp_path):
     survive(tmp_path, kills=2, epochs=3, seed=0, how="plain")
 
@@ -216,6 +217,7 @@ def test_a_restarted_kernel_resumes_the_training(tmp_path, name, until, killed, 
 # --------------------------------------------------------------------- same seed, same result
 
 
+@pytest.mark.long
 def test_same_seed_same_fine_tuned_decoder():
     """That both stages repeat is shown by the training that is killed."""
     recipe = recipe_of(1, decoder_schedule=Schedule(4, BATCH, 1e-3))
@@ -300,6 +302,7 @@ def cohort_twice(folder: Path, subjects: int) -> None:
     assert not list((folder / "cache").glob(".*")), "half a file was left"
 
 
+@pytest.mark.long
 def test_two_processes_with_one_cohort_and_one_cache(tmp_path):
     cohort_twice(tmp_path, 1)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from oasis_helpers import (
     training,
 )
 from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
+from oasis_helpers.data import SliceSet, with_mirrored
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
 from tests.examples import heads
 from tools import features, score, train
@@ -51,7 +53,7 @@ def test_the_first_stage_learns(make):
 @pytest.mark.parametrize(
     ("make", "uses_index"),
     [
-        (lambda: MaskedPixelCNN(K, GRID, filters=16), False),
+        pytest.param(lambda: MaskedPixelCNN(K, GRID, filters=16), False, marks=pytest.mark.long),
         (lambda: GatedPixelCNN(K, GRID, 16, 2, 2, condition_dropout=0.3), True),
     ],
 )
@@ -190,3 +192,55 @@ def test_a_learning_rate_too_high_is_named(tmp_path, refused, kind, kept):
     words += [f"remove {tmp_path} and " if kept else "", "train with a lower one."]
     checkpoint = training.Checkpoint(tmp_path) if kept else None
     refused(lambda: training.fit(model, batches, 20, None, (), checkpoint), *words)
+
+
+@pytest.mark.parametrize(("steps", "unaugmented"), [(36, 4), (6, 1), (1, 1), (12, 1)])
+def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
+    """But where there is one epoch only, it shows all that was encoded."""
+    monkeypatch.setattr(training, "fit", lambda model, batches, *rest: batches)
+    images = np.random.default_rng(0).random((32, 16, 16, 1), "float32")
+    indices = np.arange(32, dtype="int32")
+    train = SliceSet(images, indices // 8, indices, "train", Path("noise"))
+    recipe = recipes.Recipe(
+        "cohort",
+        16,
+        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
+        prior={"filters": 8, "blocks": 1, "num_heads": 1},
+        prior_schedule=recipes.Schedule(steps, 16, 4e-3),  # six steps an epoch
+        views=3,
+    )
+    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
+    validate = dataclasses.replace(train, split="validate")
+    _, batches = training.train_prior(recipe, vqvae, train, validate)
+    assert len(batches) == 6 and batches.unaugmented == (unaugmented, 2 * len(train))
+    (codes, slices), _ = batches.read(np.arange(2 * len(train)))
+    np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
+    np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
+
+
+def test_a_neighbour_moves_with_its_slice(monkeypatch):
+    """In every view, a neighbour is shifted and mirrored as its slice; bins are a head's."""
+    monkeypatch.setattr(training, "fit", lambda model, batches, steps, validation, *_: batches)
+    train = heads(4, size=32)
+    stripes = np.float32(np.arange(32) % 5 == 1) / 2  # so that shifts and mirroring show
+    train = dataclasses.replace(train, images=np.clip(train.images + stripes[:, None], 0, 1))
+    recipe = recipes.Recipe(
+        "cohort",
+        32,
+        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
+        prior={"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.1, "head_bins": 2},
+        prior_schedule=recipes.Schedule(1, 16, 4e-3),
+        views=4,
+    )
+    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
+    same = dataclasses.replace(train, images=np.repeat(train.images[::32], 32, 0))  # no anatomy
+    prior, batches = training.train_prior(recipe, vqvae, same, same)
+    (codes, slices, below, conditions), _ = batches.read(np.arange(4 * len(train)))
+    assert (below[slices == 0] == -1).all()
+    equal = [training.shifted_and_mirrored(same.images, seed) for seed in (2, 3)]
+    moved = np.concatenate([with_mirrored(same.images), *equal])
+    np.testing.assert_array_equal(codes, vqvae.encode(moved))
+    np.testing.assert_array_equal(below[slices > 0], codes[slices > 0])
+    assert prior.head_counts.numpy().sum() == len(codes)
+    per_head = conditions.reshape(4, 4, 32, 2)  # views, heads, slices
+    assert (per_head == per_head[:1, :, :1]).all() and set(per_head.ravel()) == {0, 1}

@@ -70,6 +70,7 @@ WRONG = {
         lambda v, s: tuple(np.sort([v.mean(), np.random.default_rng(s).permutation(v).mean()])),
         "*with* replacement",
     ),
+    "high end first": ("slice_interval", lambda v, s: (v.mean() + 1, v.mean() - 1), "low end"),
     "scatter of slices": ("slice_interval", lambda v, s: np.percentile(v, [2.5, 97.5]), "too wide"),
     "nan of a dead code": (
         "perplexity",
@@ -89,11 +90,14 @@ WRONG = {
         ]),
         "counts twice",
     ),
-    "B for A": ("mask", lambda s, k: np.tril(np.ones((s, s))), 'Type "A"'),
-    "halves swapped": (
-        "gate",
-        lambda f: np.tanh(f[..., 2:]) / (1 + np.exp(-f[..., :2])),
-        "Which half",
+    "rows for columns": ("column_mask", lambda s, k: np.tri(s, s, -1).T, "Earlier are"),
+    "overflow of bits": (
+        "map_bits",
+        lambda x, codes: (
+            np.log2(np.exp(x).sum(-1)) - np.take_along_axis(x, codes[..., None], -1)[..., 0]
+            / np.log(2)
+        ).mean((1, 2)),
+        "overflows",
     ),
     "not divided": (
         "softmax_with_temperature",

@@ -155,6 +155,10 @@ ARGUMENTS = {
         lambda: metrics.ssim_scores(IMAGES, IMAGES - 1),
         "The images hold values from -0.5 to -0.5; expected [0, 1]: SSIM means nothing on data",
     ),
+    "grey values": (
+        lambda: metrics.ssim_scores(IMAGES * 255, IMAGES),
+        "The originals hold values from 128 to 128; expected [0, 1]: divide by the highest",
+    ),
     "NaN": (
         lambda: metrics.ssim_scores(IMAGES, IMAGES * np.nan),
         "The images hold values from nan to nan; expected [0, 1]",

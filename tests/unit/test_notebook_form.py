@@ -1,6 +1,6 @@
 """The form of notebooks and pages: complete, described, linked, and compared with their outputs."""
 
-import html
+import ast
 import re
 from pathlib import Path
 
@@ -9,17 +9,20 @@ import pytest
 
 from oasis_helpers.data import REPOSITORY
 from tools import tables
-from tools.notebooks import page_of
+from tools.lab import KERNEL
 
-NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.ipynb"))
+START = REPOSITORY / "notebooks" / "00_start.ipynb"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("0[1-9]*.ipynb"))
 SOLUTIONS = sorted((REPOSITORY / "notebooks" / "solutions").glob("*.ipynb"))
 PAGES = [
     path
     for pattern in ("*.md", "docs/*.md", "data/**/README.md", "notebooks/README.md")
     for path in sorted(REPOSITORY.glob(pattern))
 ]
-IGNORED = "nbval-ignore-output"
+NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 COMPARED_FLOOR = 0.75  # of the cells that print something
+MOST_WORDS, MOST_WORDS_IN_ALL, MOST_CODE_CELLS = 2500, 17_000, 45  # of the main path
+OPTION = re.compile(r"<details>\s*<summary>.*?</summary>\s*(.*?)\s*</details>", re.DOTALL)
 
 
 def relative(path: Path) -> str:
@@ -53,7 +56,7 @@ def test_every_table_of_results_stands_on_a_page():
         assert text.count(f"<!-- {name} -->") == text.count(f"<!-- /{name} -->") == 1, name
 
 
-@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS, *SOLUTIONS], ids=relative)
+@pytest.mark.parametrize("page", [*PAGES, START, *NOTEBOOKS, *SOLUTIONS], ids=relative)
 def test_relative_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
@@ -62,7 +65,27 @@ def test_relative_links_lead_somewhere(page):
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+def test_readme_fits_a_few_screens():
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    assert all(word in lines[0] for word in ("VQ-VAE", "PixelCNN", "brain MRI", "Keras"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "notebooks/00_start.ipynb", "docs/teaching.md"])
+def test_tables_of_the_series_lead_to_every_notebook(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    rows = re.findall(r"\| \[[^]]+\]\((?:\S*/)?(0[1-9]_\w+)\.ipynb\) \|", text)
+    assert rows == [path.stem for path in NOTEBOOKS]
+
+
 # ----------------------------------------------------------------------------------- notebooks
+
+
+def test_the_start_page_is_short_and_opens_unchanged():
+    notebook = read(START)
+    nbformat.validate(notebook)
+    assert len(code_cells(notebook)) <= 2 and notebook.metadata.kernelspec == KERNEL["kernelspec"]
+    assert len(" ".join(cell.source for cell in notebook.cells).split()) < 600
 
 
 def test_the_series_is_complete():
@@ -98,20 +121,83 @@ def test_notebook_form(path):
     assert time_box and all(word in time_box[1] for word in ("`tour`", "`full`", "work through"))
 
 
+def is_deeper(cell) -> bool:
+    return "deeper" in cell.metadata.get("tags", [])
+
+
+def words(path: Path) -> int:
+    """Of the text that every student reads: without the 'Deeper' sections."""
+    cells = (cell for cell in read(path).cells if cell.cell_type == "markdown")
+    return sum(len(cell.source.split()) for cell in cells if not is_deeper(cell))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_a_sitting(path):
+    assert words(path) <= MOST_WORDS
+    assert sum(not is_deeper(cell) for cell in code_cells(read(path))) <= MOST_CODE_CELLS
+
+
+def test_the_series_is_a_course():
+    assert sum(map(words, NOTEBOOKS)) <= MOST_WORDS_IN_ALL
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_deeper_sections_are_folded_and_stand_before_try_this(path):
+    cells = read(path).cells
+    tagged = [number for number, cell in enumerate(cells) if is_deeper(cell)]
+    headings = [n for n, cell in enumerate(cells) if re.search("^#+ Deeper", cell.source, re.M)]
+    assert set(headings) <= set(tagged)
+    if not tagged:
+        return
+    (end,) = (n for n, cell in enumerate(cells) if cell.source.startswith("## Try this"))
+    assert tagged == list(range(tagged[0], end)) and tagged[0] in headings
+    for number in tagged:
+        lines = cells[number].source.strip().split("\n")
+        if number in headings:  # JupyterLab folds what follows the cell of the heading
+            assert lines[0].startswith("## Deeper: ") and len(lines) == 1
+            assert cells[number].metadata.get("jp-MarkdownHeadingCollapsed") is True
+        elif cells[number].cell_type == "markdown":
+            assert not [line for line in lines if re.match("##? ", line)], "a section not 'Deeper'"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_questions_have_one_right_answer(path):
+    prose = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    _, *after = re.split("^### Check yourself$", prose, flags=re.MULTILINE)
+    assert len(after) == 1 and "\n## Exercises" in after[0]
+    text = re.split("^#+ ", after[0], maxsplit=1, flags=re.MULTILINE)[0]
+    questions, end = [], 0
+    for option in OPTION.finditer(text):
+        if text[end : option.start()].strip():  # the text of a question
+            questions.append([])
+        questions[-1].append(option[1].split(":")[0])
+        end = option.end()
+    assert 4 <= len(questions) <= 6
+    for answers in questions:
+        assert len(answers) >= 3 and sorted({*answers}) == ["No", "Right"], answers
+        assert answers.count("Right") == 1, answers
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_shadow_nothing_of_the_package(path):
+    imported, stubs = set(), set()
+    for cell in code_cells(read(path)):
+        tree = ast.parse(cell.source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("oasis_helpers"):
+                imported |= {alias.asname or alias.name for alias in node.names}
+        if cell.id.startswith("exercise-"):
+            functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
+            stubs |= {function.name for function in functions}
+    assert not imported & stubs
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_figure_is_described_in_words(path):
     notebook = read(path)
     texts = {c.id: c.metadata.get("alt", "") for c in code_cells(notebook) if has_picture(c)}
     assert texts and not [cell for cell, text in texts.items() if len(text) < 40]
     assert len(set(texts.values())) == len(texts), "two figures have the same description"
-
-
-def test_pages_give_figures_their_descriptions():
-    notebook = read(NOTEBOOKS[-1])
-    texts = [cell.metadata.alt for cell in code_cells(notebook) if has_picture(cell)]
-    page = page_of(notebook)
-    assert texts and all(f'alt="{html.escape(text)}"' in page for text in texts)
-    assert "No description has been provided" not in page
 
 
 def compared(cell) -> bool:
@@ -122,11 +208,13 @@ def compared(cell) -> bool:
         if output.get("name") != "stderr"
     ]
     says = any(text.strip() and not text.startswith("<Figure") for text in texts)
-    return says and IGNORED not in cell.metadata.get("tags", [])
+    return says and NOT_COMPARED.isdisjoint(cell.metadata.get("tags", []))
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, *SOLUTIONS], ids=relative)
-def test_share_of_compared_cells(path):
-    cells = [cell for cell in code_cells(read(path)) if cell.outputs]
-    share = sum(map(compared, cells)) / len(cells)
-    assert share >= COMPARED_FLOOR, f"only {share:.0%} of the cells with output are compared"
+@pytest.mark.parametrize(
+    "paths", [*([path] for path in NOTEBOOKS), SOLUTIONS], ids=lambda paths: paths[0].stem
+)
+def test_fraction_of_compared_cells(paths):
+    cells = [cell for path in paths for cell in code_cells(read(path)) if cell.outputs]
+    fraction = sum(map(compared, cells)) / len(cells)
+    assert fraction >= COMPARED_FLOOR, f"only {fraction:.0%} of cells with output are compared"

@@ -1,6 +1,8 @@
 """The code painter, clicked by code."""
 
+import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ def vqvae():
 def painter(vqvae):
     y, x = np.mgrid[:80, :80] - 40
     discs = np.stack([0.7 * (np.hypot(y, x) < radius) for radius in (25, 35)])
-    return CodePainter(vqvae, discs[..., None], ["small", "large"])
+    patches = np.linspace(1, 0, vqvae.num_embeddings)[:, None, None] * np.ones((6, 6))
+    return CodePainter(vqvae, discs[..., None], ["small", "large"], patches)
 
 
 def pixels(image):
@@ -28,7 +31,7 @@ def pixels(image):
 
 def test_a_click_changes_the_code_and_the_picture_there(painter):
     code = (int(painter.codes[6, 5]) + 40) % painter.vqvae.num_embeddings
-    painter.code.value = code
+    painter.palette[code].click()
     painter.buttons[6][5].click()
     assert painter.codes[6, 5] == code and f"code {code}" in painter.buttons[6][5].tooltip
     difference = np.abs(pixels(painter.edited) - pixels(painter.original))
@@ -43,8 +46,21 @@ def test_pick_up(painter):
     painter.mode.value = "pick up"
     before = painter.codes.copy()
     painter.buttons[2][3].click()
-    assert painter.code.value == before[2, 3]
+    assert painter.code == before[2, 3] and painter.label.value == f"code {painter.code}"
+    marked = [code for code, button in painter.palette.items() if button.layout.border_top]
+    assert marked == [painter.code], "the palette marks another code than the one picked up"
     np.testing.assert_array_equal(painter.codes, before)
+
+
+def test_the_palette_shows_a_patch_of_each_code_from_dark_to_bright(painter):
+    assert list(painter.palette) == list(range(len(painter.palette)))[::-1]
+    style = painter.widget.children[-1].value
+    rules = dict(re.findall(r"\.(\S+) {background: url\(data:image/png;base64,([^)]+)\)}", style))
+    for code in (0, 127):
+        (name,) = painter.palette[code]._dom_classes
+        patch = np.asarray(Image.open(io.BytesIO(base64.b64decode(rules[name]))))
+        assert patch.shape == (SIDE, SIDE) and (patch == (255 if code == 0 else 0)).all()
+        assert painter.palette[code].tooltip == f"code {code}"
 
 
 def test_another_slice_begins_with_its_own_codes(painter):
@@ -54,5 +70,5 @@ def test_another_slice_begins_with_its_own_codes(painter):
 
 
 def test_names_must_match_images(vqvae):
-    with pytest.raises(ValueError, match="0 images and 1 names"):
-        CodePainter(vqvae, np.zeros((0, 80, 80, 1)), ["one"])
+    with pytest.raises(ValueError, match="shorter"):
+        CodePainter(vqvae, np.zeros((1, 80, 80, 1)), ["one", "two"], np.zeros((128, 6, 6)))

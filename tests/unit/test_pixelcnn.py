@@ -217,6 +217,7 @@ def test_fit_needs_targets(refused):
 
 def test_weights_that_are_no_numbers_are_refused(refused):
     prior = GatedPixelCNN(K, (4, 4), 4, 1, 1)
+    prior.head.bias.assign(np.ones(prior.head.bias.shape))  # features above 0 for any weights
     prior.logits.bias.assign(np.full(K, 3e38))  # features add to it
     prior.logits.kernel.assign(np.full(prior.logits.kernel.shape, 3e38))
     refused(lambda: prior.log_prob(CODES, 0), "log_prob's logits hold NaN or infinity: the weights")

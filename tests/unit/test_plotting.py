@@ -6,7 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import ListedColormap
 from PIL import Image
+from skimage.color import rgb2lab
 
 from oasis_helpers import plotting
 
@@ -26,6 +28,30 @@ def test_images_fill_named_rows_or_a_grid():
     assert [len(axis.images) for axis in grid.axes] == [1] * 5 + [0]
     row = plotting.images([np.ones((9, 9)), np.ones((3, 3))])
     assert len(row.axes) == 2, "pictures of different sizes stand in one row"
+
+
+def test_each_code_has_a_colour_of_its_own_and_background_is_black():
+    codes = np.arange(5 * 80).reshape(5, 10, 8) % 128
+    codes[:, 0] = 7  # a row of the border
+    colour_map, low, high = plotting.code_colours(codes)
+    assert (low, high, colour_map.N) == (0, 255, 256)
+    lab = rgb2lab(colour_map.colors[:128])
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    assert apart[~np.eye(128, dtype=bool)].min() > 15 and np.diag(apart, 1).min() > 20
+    assert np.flatnonzero((colour_map.colors == 0).all(axis=1)).tolist() == [7]
+    fewer = plotting.code_colours(codes[:, 1:4] % 20, background=[3, 4])[0].colors
+    others = [code for code in range(20) if code not in (3, 4, 7)]
+    np.testing.assert_array_equal(fewer[others], colour_map.colors[others])
+    assert (fewer[3:5] == 0).all(), "these codes were given as background"
+
+
+def test_whole_numbers_are_code_maps_and_pictures_have_the_height_asked_for():
+    rows = {"slice": np.ones((3, 80, 80, 1)), "codes": np.arange(429).reshape(3, 13, 11) % 128}
+    figure = plotting.images(rows, height=250)
+    figure.draw_without_rendering()
+    assert min(axis.get_window_extent().height for axis in figure.axes) >= 250
+    shown = figure.axes[3].images[0]
+    assert isinstance(shown.cmap, ListedColormap) and shown.get_clim() == (0, 255)
 
 
 def test_a_comparison_shows_signed_differences():
@@ -74,7 +100,7 @@ def test_bins_hold_equally_many_steps_of_a_grid():
 def test_animation_has_its_frames_and_words():
     code_maps = np.where(np.arange(6).reshape(3, 2) < np.arange(7)[:, None, None], 5.0, np.nan)
     slices = np.linspace(0, 1, 7)[:, None, None] * np.ones((7, 24, 16))
-    page = plotting.animate_sampling(code_maps, slices, 8, "six codes in turn").data
+    page = plotting.animate_sampling(code_maps, slices, "six codes in turn").data
     assert 'alt="six codes in turn"' in page
     file = base64.b64decode(re.search('base64,([^"]+)', page)[1])
     with Image.open(io.BytesIO(file)) as animation:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from oasis_helpers import load_pretrained, load_slices, pretrained
+from oasis_helpers.convert import synthetic
 from oasis_helpers.data import fingerprint, read_json, write_json
 from oasis_helpers.pixelcnn import MaskedPixelCNN
 
@@ -36,6 +37,17 @@ def test_active_data_set(monkeypatch, slice_root):
     monkeypatch.delenv("OASIS_DATA_DIR")
     monkeypatch.setattr(pretrained, "make_cohort", lambda root: root)
     assert pretrained.data_name() == "cohort" and pretrained.data_root() == pretrained.COHORT
+
+
+def test_a_copy_of_the_cohort_is_the_cohort(slice_root, monkeypatch):
+    record = synthetic._record((96, 12, 12), 0)
+    for root in (slice_root, slice_root / "keras_png_slices_data"):
+        monkeypatch.setenv("OASIS_DATA_DIR", str(root))
+        (slice_root / "cohort.json").write_text(json.dumps(record))
+        assert pretrained.data_name() == "cohort"
+        for other in ({**record, "seed": 1}, {**record, "made_by": "me"}, [], None):
+            (slice_root / "cohort.json").write_text(json.dumps(other))
+            assert pretrained.data_name() == "oasis1"
 
 
 def test_active_data_set_that_is_no_folder(monkeypatch, tmp_path, refused):

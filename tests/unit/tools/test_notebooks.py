@@ -1,4 +1,4 @@
-"""`run` executes the series only, and keeps the last pages until it has new ones."""
+"""`run` executes the series only, and keeps the last copies until it has new ones."""
 
 import nbformat
 import pytest
@@ -15,14 +15,16 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
     monkeypatch.setattr(notebooks, "summary", lambda: "the summary")
     monkeypatch.setattr(notebooks, "_is_scored_data", lambda: True)
-    monkeypatch.setattr(notebooks, "execute", lambda path, output, tolerant: read(path))
+    monkeypatch.setattr(notebooks.pretrained, "data_root", lambda: tmp_path)  # no cohort is made
+    monkeypatch.setattr(notebooks, "execute", copy)
     (tmp_path / "notebooks").mkdir()
     for name in ("01_first.ipynb", "02_second.ipynb"):
         write(tmp_path / "notebooks" / name)
     return tmp_path / "notebooks"
 
 
-def read(path):
+def copy(path, output, tolerant):
+    output.write_bytes(path.read_bytes())
     return nbformat.read(path, as_version=4)
 
 
@@ -35,8 +37,8 @@ def test_copies_and_other_files_are_passed_over(folder):
     for name in ("01_first-Copy1.ipynb", "2024 notes.ipynb", "01_first.md", "Untitled.ipynb"):
         (folder / name).write_text("not of the series")
     notebooks.run()
-    pages = sorted(path.name for path in (folder.parent / "build" / "html").iterdir())
-    assert pages == ["01_first.html", "02_second.html"]
+    copies = sorted(path.name for path in (folder.parent / "build" / "notebooks").iterdir())
+    assert copies == ["01_first.ipynb", "02_second.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +54,10 @@ def test_a_notebook_in_another_language_is_named(folder, refused):
     refused(notebooks.run, "08_mine.ipynb", "language: R", "move it away")
 
 
-def test_the_last_pages_stay_until_there_are_new_ones(folder, monkeypatch):
-    last = folder.parent / "build" / "html" / "99_last.html"
+def test_the_last_copies_stay_until_there_are_new_ones(folder, monkeypatch):
+    last = folder.parent / "build" / "notebooks" / "99_last.ipynb"
     last.parent.mkdir(parents=True)
-    last.write_text("a page of the last run")
+    last.write_text("a copy of the last run")
     execute = notebooks.execute
 
     def stop_at_the_second(path, *words, **options):
@@ -66,13 +68,12 @@ def test_the_last_pages_stay_until_there_are_new_ones(folder, monkeypatch):
     monkeypatch.setattr(notebooks, "execute", stop_at_the_second)
     with pytest.raises(SystemExit):
         notebooks.run()
-    assert [path.name for path in last.parent.iterdir()] == ["99_last.html"]
+    assert [path.name for path in last.parent.iterdir()] == ["99_last.ipynb"]
     monkeypatch.setattr(notebooks, "execute", execute)
     notebooks.run()
-    assert not last.exists() and (last.parent / "02_second.html").exists()
+    assert not last.exists() and (last.parent / "02_second.ipynb").exists()
     assert sorted(path.name for path in (folder.parent / "build").iterdir()) == [
         "figures",
-        "html",
         "notebooks",
         "unfinished",
     ]
@@ -83,7 +84,7 @@ def test_a_folder_that_cannot_be_written_is_the_reason(
 ):
     monkeypatch.setattr(notebooks, "BUILD", open_folder)
     monkeypatch.setattr(notebooks, "series_in", lambda folder: [])
-    for kind in ("notebooks", "html", "figures"):
+    for kind in ("notebooks", "figures"):
         (open_folder / "unfinished" / kind).mkdir(parents=True)
     (open_folder / "unfinished").chmod(0o555)
     with as_another_user(), pytest.raises(PermissionError):

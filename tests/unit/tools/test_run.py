@@ -1,4 +1,4 @@
-"""`make run` looks at the data before it removes the pages of the last run."""
+"""`make run` looks at the data before it removes the copies of the last run."""
 
 import pytest
 from PIL import Image
@@ -9,12 +9,12 @@ from tools import notebooks
 
 @pytest.fixture
 def last_page(weights, slice_root, tmp_path, monkeypatch):
-    """A page of the last run, which `refused` compares; the slices are the active data set."""
+    """A copy of the last run, which `refused` compares; the slices are the active data set."""
     monkeypatch.setenv("OASIS_DATA_DIR", str(slice_root))
     monkeypatch.setattr(notebooks, "BUILD", tmp_path / "build")
-    page = tmp_path / "build" / "html" / "01.html"
+    page = tmp_path / "build" / "notebooks" / "01.ipynb"
     page.parent.mkdir(parents=True)
-    page.write_text("a page of the last run")
+    page.write_text("a copy of the last run")
     return page
 
 
