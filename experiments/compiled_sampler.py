@@ -49,7 +49,7 @@ class CompiledSampler:
     def __call__(self, slice_index=None, temperature=1.0, known=None, seed=0) -> np.ndarray:
         refuse_bad_settings(self.prior, self.n, temperature, None, None, known, seed, 1)
         state = initial_state(self.prior, self.n, slice_index, known, seed)
-        slice_index, uniform, codes = state
+        codes, uniform, _, slice_index, *_ = state
 
         def sample(rows: np.ndarray) -> np.ndarray:
             maps = (x[rows].T.reshape(*self.prior.grid, -1) for x in (np.float32(uniform), codes))

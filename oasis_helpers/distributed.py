@@ -27,8 +27,9 @@ class Worker(NamedTuple):
 def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: int = 0):
     """This worker's part, int32 (about n / workers, h, w), of what `sample_codes` returns."""
     state = sampling.initial_state(prior, n, slice_index, None, seed)
-    indices, uniform, codes = (np.array_split(part, worker.count)[worker.rank] for part in state)
-    sampling.fill(codes, uniform, sampling.start(prior, indices))
+    parts = (np.array_split(part, worker.count)[worker.rank] for part in state)
+    codes, uniform, *inputs = parts
+    sampling.fill(codes, uniform, sampling.start(prior, inputs))
     return codes.reshape(-1, *prior.grid)
 
 

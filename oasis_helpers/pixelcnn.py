@@ -7,6 +7,8 @@ priors share one interface: `fit((codes, slice_index), codes)`, `log_prob`, and
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -131,12 +133,10 @@ class Prior(keras.Model):
         """Does nothing: `_build` has built every layer."""
 
     def get_config(self):
-        return {
-            "num_embeddings": self.num_embeddings,
-            "grid": list(self.grid),
-            "name": self.name,
-            "dtype": self.logits.dtype_policy.name,
-        }
+        arguments = inspect.signature(self.__init__).parameters  # each is an attribute, too
+        config = {name: getattr(self, name) for name in arguments if name != "kwargs"}
+        dtype = self.logits.dtype_policy.name
+        return config | {"grid": list(self.grid), "name": self.name, "dtype": dtype}
 
     @classmethod
     def from_config(cls, config):
@@ -202,9 +202,6 @@ class MaskedPixelCNN(Prior):
         for layer in self.head:
             x = layer(x)
         return self.logits(x)
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks}
 
 
 @_register
@@ -345,16 +342,3 @@ class GatedPixelCNN(Prior):
         flat = ops.reshape(embedded, (-1, height * width, filters))
         shifted = ops.pad(flat, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         return ops.reshape(shifted, (-1, height, width, filters))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "blocks": self.blocks,
-            "num_heads": self.num_heads,
-            "dropout": self.dropout,
-            "condition_dropout": self.condition_dropout,
-            "below_dropout": self.below_dropout,
-            "below_noise": self.below_noise,
-            "head_bins": self.head_bins,
-        }

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import checked_codes, refuse_nan
-from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, Prior, checked_slice_index
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, Prior
 
 # The products have few rows: a second thread of BLAS costs time. Threads of Python take turns,
 # because each would restore the number of BLAS threads that another one set.
@@ -62,13 +62,12 @@ def sample_codes(
         ValueError: for a setting out of its range, and for weights that hold NaN.
     """
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
-    slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
-    inputs = prior.inputs_for(codes.reshape(n, *prior.grid), slice_index, below)[1:]
+    codes, uniform, *inputs = initial_state(prior, n, slice_index, known, seed, below)
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
     total = len(batches) * codes[0:1].size
     with tqdm(total=total, unit="code", leave=False, disable=not progress) as bar:
         for rows in batches:
-            state = start(prior, *(values[rows] for values in inputs), cached=cached)
+            state = start(prior, [values[rows] for values in inputs], cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)
     return codes.reshape(n, *prior.grid)
 
@@ -81,7 +80,6 @@ def sample_heads(
     known: np.ndarray | None = None,
     ventricles=None,
     brightness=None,
-    cached: bool = True,
     progress: bool = False,
 ) -> np.ndarray:
     """Samples `n` heads slice by slice from the lowest, each slice given the one below it.
@@ -95,7 +93,7 @@ def sample_heads(
         ventricles, brightness: bins 0 (small, dark) ... B - 1 (large, bright), an int for all heads
             or int (n,). None samples as training heads are; heads with `known` slices get no
             condition unless asked for.
-        cached, progress: as for `sample_codes`; the bar is over slices.
+        progress: shows a bar over slices.
 
     Returns:
         int32 (n, 32, h, w).
@@ -107,19 +105,18 @@ def sample_heads(
     refuse_bad_settings(prior, n, temperature, None, None, known, seed, 1, stack)
     if not prior.takes_below:
         raise ValueError("This prior was trained without the slice below; expected one with it.")
-    codes = np.full((n, *stack, prior.grid[0] * prior.grid[1]), UNKNOWN, "int32")
+    codes, conditions, below = np.full((n, *stack, *prior.grid), UNKNOWN, "int32"), None, None
     if known is not None:
-        codes[:] = np.reshape(known, codes.shape)
-    uniform = np.random.default_rng(seed).random(codes.shape)
-    conditions, below = None, None
+        codes[:] = known
     if prior.head_bins and (known is None or ventricles is not None or brightness is not None):
         conditions = head_conditions(prior, n, ventricles, brightness, seed)
     for index in tqdm(range(SLICES_PER_SUBJECT), unit="slice", disable=not progress):
-        if (codes[:, index] < 0).any():
-            state = start(prior, np.full(n, index), below, conditions, cached)
-            fill(codes[:, index], uniform[:, index], state, temperature)
-        below = codes[:, index].reshape(n, *prior.grid)
-    return codes.reshape(n, *stack, *prior.grid)
+        given = index, codes[:, index], (seed, index), below, conditions
+        sampled, uniform, *inputs = initial_state(prior, n, *given)
+        if (sampled < 0).any():
+            fill(sampled, uniform, start(prior, inputs), temperature)
+        codes[:, index] = below = sampled.reshape(n, *prior.grid)
+    return codes
 
 
 def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed=0) -> np.ndarray:
@@ -135,7 +132,7 @@ def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed
         other = np.broadcast_to(asked, n)[:, None] != bins
         logits = np.where(np.expand_dims(other, 2 - axis), -np.inf, logits)
     logits = np.broadcast_to(logits, (n, *logits.shape[1:])).reshape(n, prior.head_bins**2)
-    sampled = inverse_cdf(logits, np.random.default_rng((seed, 1)).random(n))
+    sampled = inverse_cdf(logits, np.random.default_rng((seed, SLICES_PER_SUBJECT)).random(n))
     return np.stack(np.divmod(sampled, prior.head_bins), axis=1).astype("int32")
 
 
@@ -163,33 +160,27 @@ def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=Non
                 bar.update()
 
 
-def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
-    """What `n` maps start from; the arguments are those of `sample_codes`.
+def initial_state(prior: Prior, n: int, slice_index, known, seed, below=None, conditions=None):
+    """What `n` maps start from; the arguments are those of `sample_codes` and `Prior.inputs_for`.
 
     Returns:
-        int32 (n,), slice indices; float64 (n, positions) in [0, 1), random numbers; int32
-        (n, positions), the known codes and -1.
+        int32 (n, positions), the known codes and -1; float64 (n, positions) in [0, 1), random
+        numbers; and one by one the inputs of the prior, with codes of 0.
     """
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
-    slice_index = checked_slice_index(slice_index, n, prior.allows_no_condition)
     uniform = np.random.default_rng(seed).random((n, prior.grid[0] * prior.grid[1]))
-    codes = np.full(uniform.shape, -1, "int32")
+    codes = np.full(uniform.shape, UNKNOWN, "int32")
     if known is not None:
         codes[:] = np.reshape(known, codes.shape)
-    return slice_index, uniform, codes
+    zeros = np.zeros((n, *prior.grid), "int32")
+    return codes, uniform, *prior.inputs_for(zeros, slice_index, below, conditions)
 
 
-def start(prior: Prior, slice_index: np.ndarray, below=None, conditions=None, cached=True):
-    """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position.
-
-    The other arguments are those of `Prior.inputs_for`.
-    """
-    codes = np.zeros((len(slice_index), *prior.grid), "int32")
-    inputs = prior.inputs_for(codes, slice_index, below, conditions)
-    if cached and isinstance(prior, GatedPixelCNN):
-        return GatedCache(prior, *inputs[1:])
-    return FullPass(prior, inputs)
+def start(prior: Prior, inputs, cached: bool = True):
+    """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position."""
+    cached = cached and isinstance(prior, GatedPixelCNN)
+    return GatedCache(prior, *inputs[1:]) if cached else FullPass(prior, inputs)
 
 
 def truncate_logits(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -244,7 +235,7 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
 class FullPass:
     """Recomputes the whole network for the whole grid at every position."""
 
-    def __init__(self, prior: Prior, inputs: tuple):
+    def __init__(self, prior: Prior, inputs):
         self.prior, self.others = prior, inputs[1:]
         self.codes = inputs[0].reshape(len(inputs[0]), -1)
         self.position = 0
