@@ -2,9 +2,8 @@
 
 A decoder trained on squared error and SSIM returns the *mean* of all slices that share a code map,
 and the mean of many folds is blurred. Here encoder and codebook stay frozen, so code maps and any
-prior over them stay valid, and the decoder learns to satisfy a small network that separates real
-patches from generated ones. The detail that it adds is plausible, not the subject's own: such
-images are not for diagnosis.
+prior over them stay valid. The detail that the decoder adds is plausible, not the subject's own:
+such images are not for diagnosis.
 """
 
 from __future__ import annotations

@@ -165,19 +165,14 @@ def with_mirrored(images: np.ndarray) -> np.ndarray:
     return np.concatenate([images, images[:, :, ::-1]])
 
 
-def shifted_and_mirrored(images: np.ndarray, seed: int, distance: int = 1) -> np.ndarray:
-    """Every slice shifted by up to `distance` whole pixels each way, and mirrored by chance.
+def shifted_and_mirrored(images: np.ndarray, seed: int) -> np.ndarray:
+    """Slices (N, size, size, 1), each shifted by up to a pixel each way, and mirrored by chance.
 
     Whole pixels, because interpolation would blur, and blur has codes of its own.
-
-    Args:
-        images: float (N, size, size, 1), black at the border.
-        seed: of the random choices.
-        distance: in pixels.
     """
     rng = np.random.default_rng(seed)
     moved = np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images, images[:, :, ::-1])
-    for number, shift in enumerate(rng.integers(-distance, distance + 1, (len(images), 2))):
+    for number, shift in enumerate(rng.integers(-1, 2, (len(images), 2))):
         moved[number] = np.roll(moved[number], shift, axis=(0, 1))
     return moved
 
@@ -395,23 +390,19 @@ def read_images(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
     return np.stack(resized)
 
 
-def cache_folder() -> Path:
-    """The folder of resized copies: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
-    named = os.environ.get("OASIS_CACHE_DIR")
-    return Path(os.path.expanduser(named)) if named else REPOSITORY / "data" / "cache"
-
-
 def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
-    """`make(paths)`, cached under a key of the source files and of `settings`.
+    """`make(paths)`, cached in a folder under a key of the source files and of `settings`.
 
     The key also holds when each file was changed in any way (ctime), which no program can set. A
     copy ends with a hash of its key and content: what is damaged or of another kind is made again.
     """
+    folder = os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache"
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
         of = path.stat()
         key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
-    cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
+    name = f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
+    cached = Path(os.path.expanduser(folder)) / name
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""
         if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,18 +16,14 @@ from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.recipes import WHOLE_FRAME, Recipe, Schedule
 
 
-class Worker(NamedTuple):
-    """One of `count` processes that train one model together; the first has rank 0."""
+def sample_shard(prior: Prior, n: int, shard: tuple[int, int], slice_index=None, seed: int = 0):
+    """One worker's part, int32 (about n / workers, h, w), of what `sample_codes` returns.
 
-    rank: int = 0
-    count: int = 1
-
-
-def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: int = 0):
-    """This worker's part, int32 (about n / workers, h, w), of what `sample_codes` returns."""
+    `shard` is (rank, workers), as for `training.Batches`.
+    """
+    rank, workers = shard
     state = sampling.initial_state(prior, n, slice_index, None, seed)
-    parts = (np.array_split(part, worker.count)[worker.rank] for part in state)
-    codes, uniform, *inputs = parts
+    codes, uniform, *inputs = (np.array_split(part, workers)[rank] for part in state)
     sampling.fill(codes, uniform, sampling.start(prior, inputs))
     return codes.reshape(-1, *prior.grid)
 
@@ -36,9 +31,6 @@ def sample_shard(prior: Prior, n: int, worker: Worker, slice_index=None, seed: i
 @dataclass(frozen=True)
 class SliceStream:
     """The slices of one split, left on the disk and read a batch at a time.
-
-    For frames and splits that memory cannot hold at once: 11,328 slices of 256 x 256 pixels are
-    3 GB as float32, and training copies them.
 
     Attributes:
         paths: the files, sorted by subject and slice index.
@@ -76,9 +68,10 @@ def stream_slices(
 # there are four times as many codes and bits.
 _PRIOR = {"filters": 64, "dropout": 0.15, "condition_dropout": 0.1}
 _EIGHTHS = {"patch": (4, 4), "merge": (2, 2)}
-_SCHEDULE = Schedule(2000, 64, 2e-3)  # of the prior
 SIZES = {
-    name: Recipe("oasis1", size, vqvae=networks, prior=_PRIOR, prior_schedule=_SCHEDULE)
+    name: Recipe(
+        "oasis1", size, vqvae=networks, prior=_PRIOR, prior_schedule=Schedule(2000, 64, 2e-3)
+    )
     for name, size, networks in (
         ("80", 80, WHOLE_FRAME),
         ("128", 128, {"region": (16, 24, 96, 80), **_EIGHTHS}),

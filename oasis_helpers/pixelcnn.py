@@ -25,6 +25,7 @@ from oasis_helpers.layers import (
 
 NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score without one
 UNKNOWN = -1  # in place of a code of the neighbour, or of the bin of a head's condition
+BATCH = 64  # maps in one pass of `log_prob`; bounds the memory
 HEAD_DROPOUT = 0.5  # fraction of maps whose head's conditions are hidden in training
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
@@ -60,7 +61,6 @@ class Prior(keras.Model):
         slice_index: np.ndarray,
         below: np.ndarray | None = None,
         conditions: np.ndarray | None = None,
-        batch_size: int = 64,
     ) -> np.ndarray:
         """Natural logarithm of the probability of whole code maps, float32 (N,).
 
@@ -68,7 +68,6 @@ class Prior(keras.Model):
             codes: int (N, h, w) in 0 ... K-1.
             slice_index: int (N,), or one int for all, in 0 ... 31, or `NO_CONDITION`.
             below, conditions: as for `inputs_for`.
-            batch_size: maps in one pass.
 
         Raises:
             ValueError: for arguments out of their range, and for weights that hold NaN.
@@ -80,16 +79,15 @@ class Prior(keras.Model):
                 f"(N, {self.grid[0]}, {self.grid[1]})."
             )
         codes = checked_codes("log_prob got", codes, self.num_embeddings)
-        refuse_below_one(batch_size=batch_size)
         refuse_nan("The prior's weights hold", *self.get_weights())
         inputs = self.inputs_for(codes, slice_index, below, conditions)
         parts = [np.zeros(0, "float32")]
-        for start in range(0, len(codes), batch_size):
-            batch = codes[start : start + batch_size]
-            logits = self.predict_on_batch(tuple(x[start : start + batch_size] for x in inputs))
-            log_p = ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32"), axis=-1))
+        for start in range(0, len(codes), BATCH):
+            batch = tuple(values[start : start + BATCH] for values in inputs)
+            logits = ops.cast(self.predict_on_batch(batch), "float32")
+            log_p = ops.convert_to_numpy(ops.log_softmax(logits, axis=-1))
             refuse_nan("log_prob's logits hold", log_p.max(-1))
-            parts.append(np.take_along_axis(log_p, batch[..., None], -1).sum((1, 2, 3)))
+            parts.append(np.take_along_axis(log_p, batch[0][..., None], -1).sum((1, 2, 3)))
         return np.concatenate(parts)
 
     def inputs_for(self, codes, slice_index, below=None, conditions=None) -> tuple:
@@ -334,10 +332,7 @@ class GatedPixelCNN(Prior):
 
     @staticmethod
     def _previous(embedded):
-        """The embedded code just before each position in reading order, across line ends.
-
-        It lets attention, which reads all features up to its own position, see all earlier codes.
-        """
+        """The embedded code just before each position in reading order, for attention to see."""
         _, height, width, filters = embedded.shape
         flat = ops.reshape(embedded, (-1, height * width, filters))
         shifted = ops.pad(flat, ((0, 0), (1, 0), (0, 0)))[:, :-1]

@@ -79,15 +79,14 @@ def _palette() -> np.ndarray:
     return colours[chosen[1:]]
 
 
-def code_colours(codes: np.ndarray, background: Sequence[int] | None = None) -> Scale:
+def code_colours(codes: np.ndarray) -> Scale:
     """The colours of code maps (..., h, w), the same in all figures; neighbours look different.
 
-    Background codes are black: by default those that fill more than 4 % of the border.
+    Background codes, those that fill more than 4 % of the border, are black.
     """
-    if background is None:
-        border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
-        values, counts = np.unique(border, return_counts=True)
-        background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
+    border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
+    values, counts = np.unique(border, return_counts=True)
+    background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
     colours = np.resize(_palette(), (max(256, int(np.nanmax(codes)) + 1), 3))
     colours[np.asarray(background, int)] = 0
     return ListedColormap(colours).with_extremes(bad="white"), 0, len(colours) - 1

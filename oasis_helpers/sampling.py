@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 from keras import ops
+from scipy import special
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -287,8 +288,8 @@ class GatedCache:
             x = x + block.horizontal(column)
             if attention:
                 x = x + attention.step(x)
-        x = _relu(x + self.vertical[:, column])
-        return self.logits(_relu(self.head(x)))
+        x = np.maximum(x + self.vertical[:, column], 0)
+        return self.logits(np.maximum(self.head(x), 0))
 
     def _vertical_stack(self, row: int) -> None:
         """Computes the vertical stack for one row."""
@@ -307,11 +308,7 @@ class GatedCache:
 
 
 class _CachedBlock:
-    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal).
-
-    One tanh does both halves of a gate, because sigmoid(b) = (1 + tanh(b / 2)) / 2; the weights of
-    the horizontal stack are halved accordingly as they are read.
-    """
+    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal)."""
 
     def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
         (self.top, _), (self.side, _) = block.conv_vertical.margins
@@ -320,20 +317,17 @@ class _CachedBlock:
         self.conv_vertical = _affine(block.conv_vertical)
         self.vertical_to_horizontal = _affine(block.vertical_to_horizontal)
         self.project_vertical = _affine(block.project_vertical)
+        self.project_horizontal = _affine(block.project_horizontal)
         self.condition_vertical = _affine(block.condition_vertical)(condition)[:, None]
         shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
         self.vertical_inputs = np.zeros(shape, "float32")
 
-        self.halved = np.repeat(np.float32([1, 0.5]), block.filters)
         conv = block.conv_horizontal
-        kernel = ops.convert_to_numpy(conv.kernel)[0] * self.halved  # (taps, C, 2 C)
+        kernel = ops.convert_to_numpy(conv.kernel)[0]  # (taps, C, 2 C)
         # The last tap reads the nearest column, so a column's contributions start with it.
         self.shift, self.contribution = int(conv.shift), np.concatenate(kernel[::-1], axis=1)
         bias = ops.convert_to_numpy(conv.bias) + _affine(block.condition_horizontal)(condition)
-        self.bias = (bias * self.halved)[:, None]
-        project = block.project_horizontal
-        self.project = ops.convert_to_numpy(project.kernel) / 2
-        self.project_bias = ops.convert_to_numpy(project.bias)
+        self.bias = bias[:, None]
         # Before the gate: what every column of this row received so far, (n, columns, 2 C).
         columns = grid[1] + len(kernel) + self.shift
         self.pre_activation = np.zeros((len(condition), columns, 2 * block.filters), "float32")
@@ -357,16 +351,12 @@ class _CachedBlock:
             [band[:, :, first : first + self.columns] for first in range(self.width)], axis=1
         )
         v = self.conv_vertical(patches.reshape(*patches.shape[:2], -1))
-        self.pre_activation[:, : self.width] = (
-            self.vertical_to_horizontal(v) * self.halved + self.bias
-        )
+        self.pre_activation[:, : self.width] = self.vertical_to_horizontal(v) + self.bias
         return self.project_vertical(_gate(v + self.condition_vertical))
 
     def horizontal(self, column: int) -> np.ndarray:
         """The horizontal stack's new features of a position, float32 (n, C)."""
-        both = np.tanh(self.pre_activation[:, column])
-        values, switches = both[:, : self.filters], both[:, self.filters :]
-        return (values * (switches + 1)) @ self.project + self.project_bias
+        return self.project_horizontal(_gate(self.pre_activation[:, column]))
 
 
 class _CachedAttention:
@@ -408,10 +398,6 @@ def _affine(layer):
     return lambda x: x @ kernel + bias
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
-
-
 def _gate(features: np.ndarray) -> np.ndarray:
-    half = features.shape[-1] // 2
-    return np.tanh(features[..., :half]) / (1 + np.exp(-features[..., half:]))
+    values, switches = np.split(features, 2, axis=-1)
+    return np.tanh(values) * special.expit(switches)

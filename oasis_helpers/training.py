@@ -121,9 +121,8 @@ def fit_prior(
     training: tuple,
     validation: tuple,
     callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
     shard: tuple[int, int] = (0, 1),
+    **options,
 ) -> tuple[Prior, dict]:
     """`train_prior` on code maps; returns the prior with its history.
 
@@ -132,22 +131,22 @@ def fit_prior(
             first ones, are not shifted.
         validation: (inputs, codes).
         shard: as for `Batches`.
+        options: checkpoint and verbose, as for `fit`.
     """
     *inputs, unshifted = training
-    codes = inputs[0]
-    schedule = recipe.prior_schedule
+    codes, schedule = inputs[0], recipe.prior_schedule
     epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
     # A training of one epoch shows the shifted slices, too.
     unaugmented = max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted
-    options = {"shard": shard, "unaugmented": unaugmented}
-    batches = Batches.of(tuple(inputs), codes, schedule.batch_size, recipe.seed, **options)
+    order = {"seed": recipe.seed, "shard": shard, "unaugmented": unaugmented}
+    batches = Batches.of(tuple(inputs), codes, schedule.batch_size, **order)
     model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
     if model.head_bins:
         counts = np.zeros(model.head_counts.shape)
         np.add.at(counts, tuple(inputs[3].T), 1)
         model.head_counts.assign(counts)
     callbacks = [*averaging, *callbacks]
-    return model, fit(model, batches, schedule.steps, validation, callbacks, checkpoint, verbose)
+    return model, fit(model, batches, schedule.steps, validation, callbacks, **options)
 
 
 def _compiled_prior(recipe: Recipe, num_embeddings: int, grid: tuple[int, int]) -> tuple:
@@ -276,7 +275,7 @@ class Batches(keras.utils.PyDataset):
         threads: `workers` and so on, as for `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: as `refuse_batch` does, and for `first` outside 1 ... count.
+        ValueError: as `refuse_batch` does.
     """
 
     def __init__(
@@ -292,11 +291,6 @@ class Batches(keras.utils.PyDataset):
         super().__init__(**threads)
         self.rank, self.shards = shard
         refuse_batch(size, count, self.shards)
-        if unaugmented and not 0 < unaugmented[1] <= count:
-            raise ValueError(
-                f"unaugmented names the first {unaugmented[1]} of {count} examples; use 1 to "
-                f"{count}."
-            )
         self.read, self.count, self.size, self.seed = read, count, size, seed
         self.unaugmented = unaugmented
         self.shuffle(0)
@@ -384,7 +378,7 @@ class Checkpoint(keras.callbacks.Callback):
                 reason = f"cannot be read ({cause})" if cause else "is damaged"
                 warnings.warn(f"{file} {reason}; resuming from an earlier state.", stacklevel=3)
                 continue
-            variables = self._state(model)
+            variables = [*model.variables, *model.optimizer.variables]
             values = [value for name, value in parts.items() if name.startswith("state")]
             if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
                 raise ValueError(
@@ -397,20 +391,13 @@ class Checkpoint(keras.callbacks.Callback):
             return facts["epoch"]
         return 0
 
-    @staticmethod
-    def _state(model: keras.Model) -> list[keras.Variable]:
-        return [*model.variables, *model.optimizer.variables]
-
     def on_epoch_begin(self, epoch, logs=None):
-        state = [variable.numpy() for variable in self._state(self.model)]
-        parts = {f"state {number}": value for number, value in enumerate(state)}
+        state = [*self.model.variables, *self.model.optimizer.variables]
+        parts = {f"state {number}": value.numpy() for number, value in enumerate(state)}
         parts |= {f"best {number}": value for number, value in enumerate(self.best)}
         facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
         facts["parts"] = len(parts)
-        self.save(parts | {"facts": np.array(json.dumps(facts))})
-
-    def save(self, parts: dict[str, np.ndarray]) -> None:
-        """Writes the file."""
+        parts["facts"] = np.array(json.dumps(facts))
         self.latest.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.latest) as temporary:
             with open(temporary, "wb") as file:

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import shifted_and_mirrored
-from oasis_helpers.distributed import SIZES, SliceStream, Worker, stream_slices
+from oasis_helpers.distributed import SIZES, SliceStream, stream_slices
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import data_root, save_model
 from oasis_helpers.recipes import Recipe, improved_vqvae
@@ -40,6 +41,13 @@ SETTINGS = ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")  # KERAS_DISTRIBUTIO
 # The names in JAX's errors when another worker is lost.
 TRANSPORTS = ("Gloo", "NCCL", "coordination service", "distributed service")
 PATIENCE = 60  # seconds that a worker waits for the others; JAX waits up to 300 and then aborts
+
+
+class Worker(NamedTuple):
+    """One of `count` processes that train one model together; the first has rank 0."""
+
+    rank: int = 0
+    count: int = 1
 
 
 def train_together(
@@ -100,9 +108,9 @@ def _train_stages(recipe, root, folder: Path, worker, callbacks, verbose) -> tup
             (*training, min(recipe.views, 2) * len(train)),
             ((unseen, validate.slices), unseen),
             callbacks[1],
-            checkpoint,
-            verbose,
             worker,
+            checkpoint=checkpoint,
+            verbose=verbose,
         )
     checkpoint.take_best()
     with local_scope():
@@ -215,9 +223,9 @@ class SharedCheckpoint(Checkpoint):
         barrier(self.worker, "restored")  # before the first worker writes again
         return epoch
 
-    def save(self, parts: dict[str, np.ndarray]) -> None:
+    def on_epoch_begin(self, epoch, logs=None):
         if self.worker.rank == 0:
-            super().save(parts)
+            super().on_epoch_begin(epoch, logs)
 
 
 def barrier(worker: Worker, name: str) -> None:

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from oasis_helpers.data import atomic_write
-from oasis_helpers.distributed import Worker, sample_shard
+from oasis_helpers.distributed import sample_shard
 from oasis_helpers.recipes import Recipe, Schedule
 from tools import train_together as together
-from tools.train_together import gather, join_workers, local_scope, train_together
+from tools.train_together import Worker, gather, join_workers, local_scope, train_together
 
 COUNTS = {"train": 96, "validate": 32, "test": 32}  # slices
 RECIPE = Recipe(

@@ -5,10 +5,10 @@ import pytest
 
 from oasis_helpers import distributed, load_pretrained, load_slices, sample_codes
 from oasis_helpers.data import SliceDataError
-from oasis_helpers.distributed import Worker, sample_shard, stream_slices
+from oasis_helpers.distributed import sample_shard, stream_slices
 from oasis_helpers.recipes import improved_vqvae
 from oasis_helpers.training import Batches
-from tools.train_together import barrier, fingerprint, gather, join_workers
+from tools.train_together import Worker, barrier, fingerprint, gather, join_workers
 
 
 def test_several_workers_need_jax():

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from oasis_helpers import pixelcnn
 from oasis_helpers.pixelcnn import (
     NO_CONDITION,
     GatedPixelCNN,
@@ -124,11 +125,12 @@ def test_probabilities_of_all_maps_of_a_tiny_grid_sum_to_one(make):
     assert np.exp(log_p.astype("float64")).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_log_prob_in_small_batches_and_of_no_map(prior):
+def test_log_prob_in_small_batches_and_of_no_map(prior, monkeypatch):
     maps = np.random.default_rng(1).integers(K, size=(5, 4, 4))
     indices = [0, 8, 16, 24, 31]
     whole = prior.log_prob(maps, indices)
-    np.testing.assert_allclose(prior.log_prob(maps, indices, batch_size=2), whole, rtol=1e-5)
+    monkeypatch.setattr(pixelcnn, "BATCH", 2)
+    np.testing.assert_allclose(prior.log_prob(maps, indices), whole, rtol=1e-5)
     assert prior.log_prob(maps[:0], 0).shape == (0,)
 
 
@@ -201,11 +203,6 @@ def test_a_prior_without_neighbours_refuses_one(prior, refused):
 @pytest.mark.parametrize(("codes", "index", "words"), LOG_PROB.values(), ids=LOG_PROB)
 def test_log_prob_refuses(prior, refused, codes, index, words):
     refused(lambda: prior.log_prob(codes, index), words)
-
-
-def test_log_prob_refuses_an_empty_batch(prior, refused):
-    words = "batch_size = 0: expected a whole number, 1 or more."
-    refused(lambda: prior.log_prob(CODES, 0, batch_size=0), words)
 
 
 def test_fit_needs_targets(refused):

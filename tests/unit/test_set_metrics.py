@@ -228,7 +228,7 @@ ARGUMENTS = {
     ),
     "one subject": (
         lambda: set_metrics.slice_index_classifier(heads(1)),
-        "32 slices of 32 indices cannot train a classifier; expected those of two subjects or more",
+        "The number of samples must be more than the number of classes.",
     ),
     "pairs": (
         lambda: set_metrics.pairwise_ssim(np.ones((2, 16, 16, 1)), np.arange(2), np.arange(3)),
