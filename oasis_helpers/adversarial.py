@@ -53,10 +53,6 @@ class AdversarialDecoder(keras.Model):
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
 
-    @property
-    def metrics(self):
-        return [*super().metrics, *self.trackers.values()]
-
     def build(self, input_shape):
         """Does nothing: decoder and discriminator are built from the start."""
 

@@ -396,13 +396,12 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
     The key also holds when each file was changed in any way (ctime), which no program can set. A
     copy ends with a hash of its key and content: what is damaged or of another kind is made again.
     """
-    folder = os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache"
+    folder = Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
         of = path.stat()
         key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
-    name = f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
-    cached = Path(os.path.expanduser(folder)) / name
+    cached = folder.expanduser() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""
         if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:

@@ -276,10 +276,8 @@ class GatedPixelCNN(Prior):
     def call(self, inputs, training=False):
         codes, slice_index, *others = inputs
         if self.takes_below and not others:
-            others = (
-                ops.full_like(codes, UNKNOWN),
-                ops.full((ops.shape(codes)[0], 2), UNKNOWN, "int32"),
-            )
+            bins = ops.full((ops.shape(codes)[0], 2), UNKNOWN, "int32")
+            others = ops.full_like(codes, UNKNOWN), bins
         below, conditions = others or (None, None)
         if training and self.condition_dropout:
             random = keras.random.uniform(ops.shape(slice_index), seed=self.random)
