@@ -20,10 +20,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 from nilearn import datasets
 from PIL import Image
@@ -40,7 +40,6 @@ RECORD = "cohort.json"
 MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
 MAX_SUBJECTS = 999  # case_NNN
-SCRAP_AGE = 3600  # seconds; making a cohort takes minutes
 MAX_WORKERS = 8  # a subject in the making holds about 100 MB
 
 FRAME = 256  # pixels a side
@@ -109,7 +108,7 @@ def make_cohort(
     `case_NNN_slice_K.nii.png` (256 x 256, 8-bit grey, K = 0 ... 31) and `<root>/cohort.json`.
     Subjects are numbered from 1 through all splits, so none is in two. All is written beside
     root and moved there when complete: an interrupted run leaves nothing behind, and of two
-    processes that make the same cohort at once, both end well.
+    processes that ask for the same cohort at once, one makes it and the other waits.
 
     Args:
         root: folder to make; may exist if it is empty.
@@ -137,23 +136,20 @@ def make_cohort(
         raise ValueError(f"workers must be 1 or more, or None, not {workers}.")
     _check_seed(seed)
 
-    for scrap in root.parent.glob(f".{root.name}-*"):  # a killed process may have left it
-        if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
-            shutil.rmtree(scrap, ignore_errors=True)
     if _is_made(root, subjects, seed):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        unfinished = pathlib.Path(scratch, root.name)
-        _write_cohort(unfinished, subjects, seed, workers)
-        try:
-            if root.is_dir():
-                root.rmdir()  # refuses unless it is empty
-            unfinished.rename(root)
-        except OSError:
-            # Another process may have been first; anything else there is an error.
-            if not _is_made(root, subjects, seed):
-                raise
+    # Another process that asks for the same cohort waits here, and then finds it.
+    with filelock.FileLock(root.parent / f".{root.name}.lock"):
+        for scrap in root.parent.glob(f".{root.name}-*"):  # a killed process left it
+            shutil.rmtree(scrap, ignore_errors=True)
+        if not _is_made(root, subjects, seed):
+            with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+                unfinished = pathlib.Path(scratch, root.name)
+                _write_cohort(unfinished, subjects, seed, workers)
+                if root.is_dir():
+                    root.rmdir()  # refuses unless it is empty
+                unfinished.rename(root)
     return root
 
 
