@@ -390,18 +390,23 @@ def read_images(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
     return np.stack(resized)
 
 
+def cache_folder() -> Path:
+    """The folder of resized copies: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
+    named = os.environ.get("OASIS_CACHE_DIR")
+    return Path(os.path.expanduser(named)) if named else REPOSITORY / "data" / "cache"
+
+
 def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
-    """`make(paths)`, cached in a folder under a key of the source files and of `settings`.
+    """`make(paths)`, cached under a key of the source files and of `settings`.
 
     The key also holds when each file was changed in any way (ctime), which no program can set. A
     copy ends with a hash of its key and content: what is damaged or of another kind is made again.
     """
-    folder = Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
     key = hashlib.sha256(os.fsencode(f"{READER} {paths[0].parent.resolve()} {settings}"))
     for path in paths:
         of = path.stat()
         key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
-    cached = folder.expanduser() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
+    cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
     with suppress(OSError):
         whole = cached.read_bytes() if cached.is_file() else b""
         if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:

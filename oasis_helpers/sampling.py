@@ -269,12 +269,10 @@ class GatedCache:
         self.first, *self.blocks = (
             _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
         )
-        self.attention = [
-            _CachedAttention(prior.attention[str(number)], self.count, positions)
-            if str(number) in prior.attention
-            else None
-            for number in range(len(self.blocks))
-        ]
+        self.attention = {
+            int(after): _CachedAttention(layer, self.count, positions)
+            for after, layer in prior.attention.items()
+        }
         self.previous = np.zeros((self.count, prior.filters), "float32")
         self.head, self.logits = _affine(prior.head), _affine(prior.logits)
 
@@ -283,11 +281,11 @@ class GatedCache:
         if column == 0:
             self._vertical_stack(row)
         x = self.first.horizontal(column) + self.position_features[:, row, column] + self.previous
-        for block, attention in zip(self.blocks, self.attention):
+        for number, block in enumerate(self.blocks):
             block.scatter_right(column, x)
             x = x + block.horizontal(column)
-            if attention:
-                x = x + attention.step(x)
+            if number in self.attention:
+                x = x + self.attention[number].step(x)
         x = np.maximum(x + self.vertical[:, column], 0)
         return self.logits(np.maximum(self.head(x), 0))
 
