@@ -64,7 +64,7 @@ def measure(root: str | Path, epochs: int = 20) -> dict:
 
 
 def speed_up(reference: list, improved: list) -> float | None:
-    """The reference's seconds to its best score over ours to the same; None if ours never has it."""
+    """Seconds to the reference's best score, its own over ours; None if ours never has it."""
     best = max(score for _, score in reference)
     slow, fast = (
         next((seconds for seconds, score in curve if score >= best), None)
