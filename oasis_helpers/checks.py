@@ -253,7 +253,7 @@ def kid(function: Callable) -> None:
     _report("kid", function, cases, "a sum by hand, and a set with itself")
 
 
-# 7. Scaling
+# 8. Scaling
 def shard(function: Callable) -> None:
     """`shard(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
     batch = np.array([5, 3, 9, 1, 7, 2])

@@ -306,7 +306,7 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
         shutil.rmtree(earlier)  # all of it is in the new folder
     elif renamed:
         line += f"; the weights that were there are now {earlier.name}"
-    print(f'{line}. Notebooks 04 to 07 use it with WEIGHTS = "mine".')
+    print(f'{line}. Later notebooks use it with WEIGHTS = "mine".')
 
 
 def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:

@@ -96,7 +96,7 @@ def test_the_series_is_complete():
         "04_codebook_analysis",
         "05_pixelcnn_prior",
         "06_generation",
-        "07_scaling_out",
+        "08_scaling_out",
     ]
 
 
