@@ -1,7 +1,7 @@
 # Two commands matter: `make run` and `make test`. Both need git, make and Python 3.11 to 3.13.
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
 EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
