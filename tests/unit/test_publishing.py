@@ -51,7 +51,7 @@ def test_the_address_and_the_tag_are_those_of_the_package(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_badges_open_their_own_notebook(path):
     title = nbformat.read(path, as_version=4).cells[0].source
-    links = re.findall(r"\[!\[Open in (\w+)\]\(images/\w+\.svg\)\]\((\S+?)\)", title)
+    links = re.findall(r"\[!\[(\w+)\]\(images/\w+\.svg\)\]\((\S+?)\)", title)
     assert [name for name, _ in links] == ["Colab", "Binder"]
     assert all(link.endswith(f"/{path.name}") for _, link in links)
 
