@@ -80,7 +80,7 @@ def main() -> None:
         print(f"  {name}: the course has a newer version; rename or remove your copy to get it.")
     settings = Path(os.environ["IPYTHONDIR"], "profile_default", "ipython_kernel_config.py")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(IPYTHON, encoding="utf-8")
+    settings.write_bytes(IPYTHON.encode())
     page = f"--LabApp.default_url=/lab/tree/{MINE.relative_to(REPOSITORY).as_posix()}/{START}"
     LabApp.launch_instance([f"--ServerApp.root_dir={REPOSITORY}", page, *sys.argv[1:]])
 
