@@ -69,6 +69,9 @@ def main():
         sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; {advice}.")
     if sys.platform == "darwin" and os.uname().machine == "x86_64":
         sys.exit("TensorFlow 2.21 has no wheel for Intel Macs; use a Linux container there.")
+    if not os.access(ROOT, os.W_OK):
+        advice = "its owner makes it, with `make lab` in this folder and the same Python"
+        sys.exit(f"{ROOT} is read-only, and {VENV} does not fit it or its lock: {advice}.")
     print(f"Making {VENV} with Python {VERSION}; this takes a few minutes.", flush=True)
     with open(f"{VENV}.lock", "wb") as file:
         if fcntl:

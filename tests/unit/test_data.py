@@ -243,6 +243,24 @@ def test_cache_in_the_home_folder(slice_root, tmp_path, monkeypatch):
     assert len(list((tmp_path / "copies").iterdir())) == 1
 
 
+def test_copies_of_a_read_only_course_are_used_and_own_ones_go_home(
+    slice_root, tmp_path, monkeypatch
+):
+    shared, home = tmp_path / "course" / "data" / "cache", tmp_path / "home" / "my_brain_course"
+    monkeypatch.delenv("OASIS_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("oasis_helpers.REPOSITORY", tmp_path / "course")
+    monkeypatch.setattr("oasis_helpers.data.REPOSITORY", tmp_path / "course")
+    shared.mkdir(parents=True)
+    load_slices(slice_root, "train", 32)
+    assert len(list(shared.iterdir())) == 1
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    load_slices(slice_root, "validate", 32)
+    assert len(list(shared.iterdir())) == len(list((home / "data" / "cache").iterdir())) == 1
+    monkeypatch.setattr("oasis_helpers.data.read_images", None)  # reading again would fail
+    assert len(load_slices(slice_root, "train", 32)) == 6
+
+
 def test_cache_that_cannot_be_written_is_a_warning(slice_root, tmp_path, full_disk, monkeypatch):
     with full_disk(), pytest.warns(UserWarning, match=r"cannot be stored there \(File too l"):
         slices = load_slices(slice_root, "train", 32)
