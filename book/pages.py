@@ -75,9 +75,10 @@ def collapse_deeper_sections(app: Sphinx, document: nodes.document, docname: str
 def export_weights(app: Sphinx, exception: Exception | None) -> None:
     """Writes what the page that samples a slice computes with, beside its script."""
     if exception is None and LIVE_PAGE in app.env.found_docs:
-        from tools.export_page import write_script
+        from tools.export_page import script
 
-        write_script("cohort", Path(app.outdir, "_static", "draw-weights.js"))
+        file = Path(app.outdir, "_static", "draw-weights.js")
+        file.write_text(script("cohort"), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------- figures

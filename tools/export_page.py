@@ -23,7 +23,7 @@ from PIL import Image
 
 from oasis_helpers import load_pretrained, sample_codes
 from oasis_helpers.causal import CausalAttention, CausalConv2D, GatedBlock
-from oasis_helpers.data import SLICES_PER_SUBJECT, atomic_write
+from oasis_helpers.data import SLICES_PER_SUBJECT, write_bytes
 from oasis_helpers.layers import ResidualBlock
 from oasis_helpers.plotting import code_colours
 
@@ -61,7 +61,6 @@ def script(name: str) -> str:
     patches = code_patches(vqvae, prior)
     colours = code_colours(black, np.unique(black))[0].colors
     model = {
-        "name": name,
         "grid": vqvae.code_shape,
         "background": int(black[0, 0, 0]),
         "colours": [to_hex(colour) for colour in colours[: vqvae.num_embeddings]],
@@ -97,13 +96,13 @@ def condition_features(prior):
         positions = np.arange(prior.grid[0] * prior.grid[1])
         return prior.slice_embedding(indices), prior.position_embedding(positions)
     codes = np.zeros((SLICES_PER_SUBJECT, *prior.grid), "int32")
-    below, conditions = prior.inputs_for(codes, indices)[2:] or (None, None)
-    if below is not None:
-        below = below[:1]  # unknown in all maps
-    return prior.condition_features(indices, conditions), prior.position_features(below)
+    below, conditions = prior.inputs_for(codes, indices)[2:] or (None, None)  # all unknown
+    position = prior.position_features(below)[:1]  # so all maps have the same
+    return prior.condition_features(indices, conditions), position
 
 
 def block_weights(block: GatedBlock, condition, arrays: Arrays) -> dict:
+    """The weights of a block; what the condition adds before its gates, for each slice index."""
     parts = ("vertical_to_horizontal", "project_vertical", "project_horizontal")
     stacks = ("vertical", "horizontal")
     return {
@@ -180,15 +179,9 @@ def png(patch: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def write_script(name: str, file: Path) -> None:
-    """Writes the script of a set of weights."""
-    with atomic_write(file) as temporary:
-        temporary.write_text(script(name), encoding="utf-8")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("name", help="of the weights, such as cohort")
     parser.add_argument("file", type=Path, help="to write")
     options = parser.parse_args()
-    write_script(options.name, options.file)
+    write_bytes(options.file, script(options.name).encode())
