@@ -419,7 +419,7 @@ GREYS = """() => {
   const context = document.getElementById("draw-slice").getContext("2d");
   return [...context.getImageData(0, 0, width, height).data].filter((_, i) => i % 4 === 0);
 }"""
-SECONDS = 5  # from opening to the first slice
+SECONDS, MINUTE = 5, 60_000  # from opening to the first slice; milliseconds to wait for it
 
 
 @pytest.fixture(scope="module")
@@ -446,7 +446,7 @@ def test_live_page_samples_the_codes_of_sample_codes(
         for name, value in settings.items():
             tab.locator(f"#draw-{name}").fill(str(value))
         tab.get_by_role("button", name="Sample", exact=True).click()
-        tab.wait_for_function(FINISHED)
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
         codes, greys = tab.evaluate(CODES), tab.evaluate(GREYS)
         shown = tab.locator("#draw-python").text_content()
         assert not faults
@@ -469,7 +469,7 @@ def test_live_page_shows_a_slice_soon_and_is_accessible(browser, address, screen
     with opened(browser, screen) as (tab, faults):
         start = time.monotonic()
         tab.goto(f"{address}/{LIVE}.html")
-        tab.wait_for_function(FINISHED)
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
         seconds = time.monotonic() - start
         tab.screenshot(path=SCREENSHOTS / f"live-{screen}.png")
         assert not axe.Axe().run(tab).response["violations"]
@@ -482,7 +482,7 @@ def test_live_page_is_repainted_by_keyboard_without_a_server(browser, site, coho
     """From a file, where a browser lets a page read no other."""
     with opened(browser, "desktop") as (tab, faults):
         visit(tab, (site / f"{LIVE}.html").as_uri())
-        tab.wait_for_function(FINISHED)
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
         codes = tab.evaluate(CODES)
         tab.locator("#draw-seed").focus()
         for key in ("Tab", "Tab", "ArrowDown", "ArrowDown", "ArrowRight"):  # past "Sample"
