@@ -19,7 +19,6 @@ from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
 PSEUDO_COUNTS = (1, 2, 5, 10, 20, 40, 80, 160)  # tried for the unigram baselines
-RESAMPLES = 2000  # of subjects, for the 95 % intervals
 
 
 def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,11 +29,8 @@ def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, 
     pixels whose original is above 10 / 255: two thirds of a whole-frame slice are black and score
     1 for nothing.
 
-    Args:
-        originals, images: float (N, size, size, 1) in [0, 1]; ValueError for others.
-
-    Returns:
-        Two float64 (N,); brain SSIM is NaN for a black original.
+    Images are float (N, size, size, 1) in [0, 1]; ValueError for others. Returns two float64 (N,);
+    brain SSIM is NaN for a black original.
     """
     _refuse_bad_images(originals, images)
     whole, brain = np.empty(len(originals)), np.full(len(originals), np.nan)
@@ -80,7 +76,7 @@ def _refuse_bad_images(originals: np.ndarray, images: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval over subjects: mean of slices where nothing else is said."""
+    """A number with its 95 % interval over subjects."""
 
     mean: float
     low: float
@@ -94,15 +90,17 @@ class Estimate:
         return [round(x, 4) for x in (self.mean, self.low, self.high)]
 
 
-def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of per-slice values, with its interval over subjects.
+def student_interval(mean: float, error: float, subjects: int) -> Estimate:
+    """Student's t interval (1908) of an estimate and its standard error; NaN for one subject."""
+    half = stats.t.ppf(0.975, subjects - 1) * error
+    return Estimate(float(mean), float(mean - half), float(mean + half))
 
-    Slices of one subject are alike, so whole subjects are resampled, not slices.
 
-    Args:
-        values: float (N,), NaN where a slice has no value; ValueError for infinite or no values.
-        subjects: int (N,).
-        seed: of the resampling.
+def subject_interval(values: np.ndarray, subjects: np.ndarray) -> Estimate:
+    """The mean over subjects of the means of their slices, with its interval.
+
+    Slices of one subject are alike, so a subject counts once, however many slices it has. Values
+    are float (N,), NaN where a slice has none; ValueError for infinite or no values.
     """
     valid = ~np.isnan(values)
     if np.shape(values) != np.shape(subjects) or not valid.any() or np.isinf(values).any():
@@ -110,13 +108,9 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
             f"{np.shape(values)} values for {np.shape(subjects)} subjects make no mean; expected "
             "one subject for each value, and finite values."
         )
-    values = np.asarray(values)[valid]
     _, group = np.unique(np.asarray(subjects)[valid], return_inverse=True)
-    sums, counts = np.bincount(group, values), np.bincount(group)
-    chosen = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high))
+    means = np.bincount(group, np.asarray(values)[valid]) / np.bincount(group)
+    return student_interval(means.mean(), means.std() / max(1, len(means) - 1) ** 0.5, len(means))
 
 
 HALF_NYQUIST = 0.25  # cycles per pixel: above it lie waves shorter than four pixels
@@ -269,15 +263,11 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     counts = code_counts(codes, vqvae.num_embeddings)
     in_brain = code_counts(codes[vqvae.brain_positions(slices.images)], vqvae.num_embeddings)
 
-    def estimate(values):
-        return subject_interval(values, slices.subjects).rounded()
-
+    scores = {"ssim": whole, "brain_ssim": brain, "psnr_db": psnr(slices.images, decoded)}
     return {
         "slices": len(slices),
         "subjects": len(np.unique(slices.subjects)),
-        "ssim": estimate(whole),
-        "brain_ssim": estimate(brain),
-        "psnr_db": estimate(psnr(slices.images, decoded)),
+        **{k: subject_interval(v, slices.subjects).rounded() for k, v in scores.items()},
         "sharpness": sharpness_table(slices.images, decoded),
         "bits_per_slice": round(vqvae.bits_per_slice, 1),
         "perplexity": round(perplexity(counts), 1),
