@@ -19,6 +19,7 @@ from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
 PSEUDO_COUNTS = (1, 2, 5, 10, 20, 40, 80, 160)  # tried for the unigram baselines
+BANDWIDTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # slice indices, tried for the smoothed one
 
 
 def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -203,18 +204,20 @@ def baseline_bits(
     slices: np.ndarray,
     num_embeddings: int,
 ) -> dict[str, float]:
-    """Bits per code of four unigram baselines, which only count codes.
+    """Bits per code of five unigram baselines, which only count codes.
 
-    Counts are smoothed with pseudo-counts, distributed like the next coarser table, so that no
-    code has probability 0. Their number is chosen on the training codes alone, by leave-one-out
-    likelihood.
+    Pseudo-counts, distributed like the next coarser table, leave no code with probability 0. The
+    last table shares counts with neighbouring slice indices. Leave-one-out likelihood of the
+    training codes chooses how many and how far.
 
     Args:
-        train_codes, train_slices: int (N, h, w) and int (N,), what is counted.
+        train_codes, train_slices: int (N, h, w) and int (N,), what is counted; slices of a subject
+            stand together, by increasing index.
         codes, slices: int (M, h, w) and int (M,), what is scored, on the same grid.
 
     Returns:
-        {"uniform", "marginal", "per position", "per slice index and position"}: mean bits per code.
+        {"uniform", "marginal", "per position", "per slice index and position", "smoothed over
+        indices"}: mean bits per code.
     """
     for what, maps in (("train_codes", train_codes), ("codes", codes)):
         checked_codes(f"{what} holds", maps, num_embeddings)
@@ -224,17 +227,22 @@ def baseline_bits(
             "expected one grid: encode both with the same weights."
         )
     rows, columns = np.indices(codes.shape[1:])
-    per_slice = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
-    np.add.at(per_slice, (train_slices[:, None, None], rows, columns, train_codes), 1)
-    per_position = per_slice.sum(0)
-    marginal = _smoothed(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
-    per_position = _smoothed(per_position, marginal)
-    chosen = _smoothed(per_slice, per_position)[slices[:, None, None], rows, columns, codes]
+    counts = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
+    np.add.at(counts, (train_slices[:, None, None], rows, columns, train_codes), 1)
+    uniform = np.full(num_embeddings, 1 / num_embeddings)
+    marginal = _smoothed(counts.sum((0, 1, 2)), uniform)
+    per_position = _smoothed(counts.sum(0), marginal)
+    tables = {
+        "uniform": uniform,
+        "marginal": marginal,
+        "per position": per_position,
+        "per slice index and position": _smoothed(counts, per_position),
+        "smoothed over indices": _over_indices(counts, per_position, train_codes, train_slices),
+    }
+    at = slices[:, None, None], rows, columns, codes
     return {
-        "uniform": float(np.log2(num_embeddings)),
-        "marginal": float(-np.log2(marginal[codes]).mean()),
-        "per position": float(-np.log2(per_position[rows, columns, codes]).mean()),
-        "per slice index and position": float(-np.log2(chosen).mean()),
+        name: float(-np.log2(np.broadcast_to(table, counts.shape)[at]).mean())
+        for name, table in tables.items()
     }
 
 
@@ -250,6 +258,29 @@ def _smoothed(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
 
     weight = max(PSEUDO_COUNTS, key=leave_one_out)
     return (counts + weight * coarser) / (total + weight)
+
+
+def _over_indices(counts, coarser, codes, slices) -> np.ndarray:
+    """Counts (32, h, w, K), smoothed over slice indices by a Gaussian kernel, as probabilities.
+
+    Its bandwidth and the pseudo-counts are the likeliest with each subject left out.
+    """
+    subjects = np.cumsum(np.diff(slices, prepend=0) <= 0)  # the next one starts at a lower index
+    at = slices[:, None, None], *np.indices(codes.shape[1:]), codes
+    index, highest = np.arange(len(counts)), -np.inf
+    for bandwidth in BANDWIDTHS:
+        kernel = np.exp(-0.5 * (np.subtract.outer(index, index) / bandwidth) ** 2)
+        smooth = np.tensordot(kernel, counts, 1)
+        others, total = smooth[at], smooth.sum(-1)[slices]
+        for own in (subjects == subject for subject in np.unique(subjects)):
+            weights = kernel[np.ix_(slices[own], slices[own])]
+            others[own] -= np.einsum("ij,ij...->i...", weights, codes[own][:, None] == codes[own])
+            total[own] -= weights.sum(1)[:, None, None]
+        for pseudo in PSEUDO_COUNTS:
+            log_prob = np.log((others + pseudo * coarser[at[1:]]) / (total + pseudo)).sum()
+            if log_prob > highest:
+                highest, table = log_prob, smooth + pseudo * coarser
+    return table / table.sum(-1, keepdims=True)
 
 
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
@@ -279,7 +310,7 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
 
 
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
-    """Bits per code of a prior on a split and of the four baselines counted on `train`.
+    """Bits per code of a prior on a split and of the baselines counted on `train`.
 
     "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`;
     "ratio_to_per_position" the first over the per-position baseline.

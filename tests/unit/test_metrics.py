@@ -115,6 +115,21 @@ def test_baselines_of_codes_that_position_and_slice_index_decide():
     assert bits["per slice index and position"] == pytest.approx(0, abs=0.05)
 
 
+def test_counts_of_neighbouring_slice_indices_help_where_codes_change_slowly():
+    """A code for every eight indices, wrong one time in four; two slices at each index."""
+    rng, slices = np.random.default_rng(0), np.tile(np.arange(32), 4)
+    codes = np.repeat(slices // 8, 6).reshape(-1, 2, 3)
+    noisy = np.where(rng.random(codes.shape) < 0.25, rng.integers(8, size=codes.shape), codes)
+    train, test = np.split(noisy, 2)
+    bits = metrics.baseline_bits(train, slices[: len(train)], test, slices[len(train) :], 8)
+    alone, shared = list(bits.values())[-2:]
+    assert shared < alone - 0.05
+    one_each = np.repeat(slices % 8, 6).reshape(-1, 2, 3)  # the neighbour's code is never its own
+    bits = metrics.baseline_bits(one_each[:64], slices[:64], one_each[64:], slices[64:], 8)
+    alone, shared = list(bits.values())[-2:]
+    assert shared == pytest.approx(alone, abs=0.01)
+
+
 def test_baselines_give_codes_that_were_never_seen_a_probability():
     train, test = np.zeros((5, 2, 2), int), np.ones((5, 2, 2), int)
     bits = metrics.baseline_bits(train, np.zeros(5, int), test, np.zeros(5, int), 2)
