@@ -35,7 +35,7 @@ def test_kid_of_sets_of_one_distribution_is_zero_on_average():
 @pytest.mark.parametrize("count", [12, 18])
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_intervals_of_sets_cover(count, shift):
-    """Of 200 pairs of sets, 93 % or more have the mean of each score in its interval."""
+    """Of 200 pairs of sets, 90 % or more have the mean of each score in its interval."""
     rows = []
     for seed in range(200):
         pair = subjects(seed=seed, count=count), subjects(shift, seed=1000 + seed, count=count)
@@ -44,7 +44,7 @@ def test_intervals_of_sets_cover(count, shift):
     mean, low, high = np.moveaxis(rows, -1, 0)
     true = mean.mean(0)
     covered = dict(zip(estimates, ((low <= true) & (true <= high)).mean(0)))
-    assert min(covered.values()) >= 0.93, covered
+    assert min(covered.values()) >= 0.9, covered
 
 
 def test_kid_grows_with_the_difference():
