@@ -7,6 +7,8 @@ slices are made again as well.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from PIL import Image
 from skimage.transform import resize
@@ -26,7 +28,7 @@ from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
 PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
-BASELINES = ("per position", "per slice index and position")
+BASELINES = ("per position", "smoothed over indices")
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def headline_table() -> str:
         ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
         ["high-frequency power of reconstructions", *(f"{x:.0f} %" for x in power), "100 %"],
         [
-            "bits per code (baselines: per position; per slice index and position)",
+            "bits per code (baselines: per position; smoothed over indices)",
             *(
                 "{:.2f} ({:.2f}; {:.2f})".format(
                     prior["bits_per_code"][0], *(prior["baselines"][table] for table in BASELINES)
@@ -92,7 +94,7 @@ def results_table() -> str:
     """A row for each set of weights, from its `scores.json`."""
     headings = "weights|frame|bits per slice|SSIM|brain SSIM|PSNR|high-frequency power"
     headings += "|perplexity (on brain)|bits per code|baseline per position"
-    headings += "|per slice index and position"
+    headings += "|smoothed over indices"
     rows = []
     for path in sorted(WEIGHTS.glob("*/scores.json")):
         scores = read_json(path)
@@ -148,14 +150,40 @@ def _sets_table(sets: dict[str, dict]) -> str:
 
 
 def memorisation_table() -> str:
-    """The fraction of samples nearer to a training slice than 99 % of unseen slices are."""
+    """How many samples are nearer to a training slice than every unseen slice, and p-values."""
     rows = []
     for path in sorted(WEIGHTS.glob("*/scores.json")):
-        if fractions := read_json(path).get("memorisation"):
-            percent = ([100 * x for x in fractions[kind]] for kind in ("pixels", "codes"))
-            columns = ("{:.1f} % [{:.1f}, {:.1f}]".format(*row) for row in percent)
+        if tests := read_json(path).get("memorisation"):
+            columns = (f"{one['count']} (p = {one['p_value']:.2f})" for one in tests.values())
             rows.append([f"`{path.parent.name}`", *columns])
     return markdown(["samples of", "in pixels", "in codes"], rows)
+
+
+def planted_copies_table() -> str:
+    """Copies found, and alarms in 20 sets of which 1, 5 and 10 % are copies, or none."""
+    result = pretrained.results("memorisation")
+    rows = []
+    for kind, tests in result["copies"].items():
+        alarms = [one["alarms"].values() for one in tests.values()]
+        found = [f"{100 * one['found']:.0f} %" for one in tests.values()]
+        rows.append([kind, *(cell for pair in zip(found, map(_listed, alarms)) for cell in pair)])
+    for kind, tests in result["without copies"].items():
+        rows.append([f"none: {kind}", *(cell for one in tests.values() for cell in ("", str(one)))])
+    headings = [
+        f"in {test}: {what}" for test in ("pixels", "codes") for what in ("found", "alarms")
+    ]
+    return markdown(["planted", *headings], rows)
+
+
+def _listed(alarms: Iterable[int]) -> str:
+    return " / ".join(map(str, alarms))
+
+
+def membership_table() -> str:
+    """How well bits per code separate training from test subjects."""
+    result = pretrained.results("memorisation")
+    row = [f"`{result['weights']}`", _with_interval(result["membership"])]
+    return markdown(["bits per code of", "AUC, training against test subjects"], [row])
 
 
 def tokenizers_table() -> str:
@@ -215,6 +243,8 @@ TABLES = {
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
     "memorisation": memorisation_table,
+    "planted copies": planted_copies_table,
+    "membership": membership_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,
