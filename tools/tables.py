@@ -149,6 +149,24 @@ def _sets_table(sets: dict[str, dict]) -> str:
     return markdown(headings, rows)
 
 
+def heads_table() -> str:
+    """Stacks of slices: real, reconstructed, generated heads, and independent slices."""
+    rows = []
+    for name in (PICTURED, "cohort"):
+        scores = read_json(WEIGHTS / name / "scores.json")["heads"]
+        for kind, sets in scores["sets"].items():
+            agreement, reformats = scores["agreement"][kind], scores["reformats"][kind]
+            thirds = (" / ".join(f"{x:.3f}" for x in values) for values in agreement.values())
+            scores_of_set = ("precision", "recall", "coverage")
+            parts = (f"{sets['all'][score][0]:.2f}" for score in scores_of_set)
+            planes = (_with_interval(reformats[f"{p} trained"]) for p in ("coronal", "sagittal"))
+            row = [f"`{name}`, {kind}", *thirds, _with_interval(sets["all"]["kid"])]
+            rows.append([*row, ", ".join(parts), *planes])
+    headings = "stacks|difference of neighbours|their brain SSIM|KID of slices"
+    headings += "|precision, recall, coverage|KID of coronal reformats|of sagittal ones"
+    return markdown(headings.split("|"), rows)
+
+
 def memorisation_table() -> str:
     """How many samples are nearer to a training slice than every unseen slice, and p-values."""
     rows = []
@@ -242,6 +260,7 @@ TABLES = {
     "results": results_table,
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
+    "heads": heads_table,
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,
