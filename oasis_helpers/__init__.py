@@ -4,9 +4,12 @@ Names are imported on first use, so `import oasis_helpers` is fast and starts no
 """
 
 import importlib
+import os
+from pathlib import Path
 
 __version__ = "1.0.0.dev0"
 __all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes", "sample_heads"]
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 _MODULES = {
     "SliceSet": "data",
@@ -15,6 +18,12 @@ _MODULES = {
     "sample_codes": "sampling",
     "sample_heads": "sampling",
 }
+
+
+def own_folder(name: str) -> Path:
+    """Of this user: in the checkout, or in `~/my_brain_course` if the checkout is read-only."""
+    writable = os.access(REPOSITORY, os.W_OK)
+    return (REPOSITORY if writable else Path.home() / "my_brain_course") / name
 
 
 def __getattr__(name: str):

@@ -1,4 +1,4 @@
-"""The doors of the course: `python -m oasis_helpers run | lab | convert | doctor`.
+"""The doors of the course: `python -m oasis_helpers run | lab | convert | grade | doctor`.
 
 A door starts a module that does the work; `make` has the same doors. `convert` needs no repository.
 """
@@ -12,11 +12,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from oasis_helpers import REPOSITORY, own_folder
+
 DOORS = {
     "run": ("tools.notebooks", "execute the series, keep its figures, print a summary"),
     "lab": ("tools.lab", "start JupyterLab on your own copies of the notebooks"),
     "convert": ("oasis_helpers.convert", "convert other forms of OASIS into the course's layout"),
+    "grade": ("tools.grade", "check the exercises in a folder of handed-in notebooks"),
     "doctor": ("tools.doctor", "check whether the course can run on this machine"),
 }
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -48,7 +50,7 @@ def ignore_other_settings() -> None:
     for name in ("MPLBACKEND", "PYTHONSTARTUP"):
         os.environ.pop(name, None)
     os.environ["KERAS_HOME"] = os.environ["MATPLOTLIBRC"] = os.devnull
-    os.environ["IPYTHONDIR"] = str(REPOSITORY / "build" / "ipython")
+    os.environ["IPYTHONDIR"] = str(own_folder("build/ipython"))
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 

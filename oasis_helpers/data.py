@@ -36,6 +36,8 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from oasis_helpers import REPOSITORY, own_folder
+
 SPLITS = ("train", "validate", "test")
 SLICES_PER_SUBJECT = 32
 LAYOUT_FOLDER = "keras_png_slices_data"
@@ -44,7 +46,6 @@ CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
 MAX_SIDE, MAX_BYTES = 2048, 2**24  # of a picture; one that declares more pixels is not decoded
 READER = 2  # version of what is cached: raise it whenever the same files give other pixels
 CACHE_DAYS = 90  # that a resized copy stays without being used
-REPOSITORY = Path(__file__).resolve().parents[1]
 # What reading an image raises, from a folder or a zip archive (RuntimeError: it is encrypted).
 _DAMAGED = (LookupError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, *_DAMAGED)
@@ -390,10 +391,11 @@ def read_images(paths: list[Path], size: int, crop: Box | None) -> np.ndarray:
     return np.stack(resized)
 
 
-def cache_folder() -> Path:
-    """The folder of resized copies: `OASIS_CACHE_DIR`, or `data/cache` in the repository."""
+def cache_folders() -> list[Path]:
+    """Of resized copies: `OASIS_CACHE_DIR`, else this user's, to write to, and the checkout's."""
     named = os.environ.get("OASIS_CACHE_DIR")
-    return Path(os.path.expanduser(named)) if named else REPOSITORY / "data" / "cache"
+    folders = [own_folder("data/cache"), REPOSITORY / "data" / "cache"]
+    return [Path(os.path.expanduser(named))] if named else folders
 
 
 def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
@@ -406,13 +408,15 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
     for path in paths:
         of = path.stat()
         key.update(f"{path.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode())
-    cached = cache_folder() / f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
-    with suppress(OSError):
-        whole = cached.read_bytes() if cached.is_file() else b""
-        if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:
-            with suppress(OSError):  # another user's
-                os.utime(cached)
-            return np.load(io.BytesIO(whole), allow_pickle=False)
+    name = f"{paths[0].parent.name}-{key.hexdigest()[:24]}.npy"
+    cached, *others = (folder / name for folder in cache_folders())
+    for file in (cached, *others):
+        with suppress(OSError):
+            whole = file.read_bytes() if file.is_file() else b""
+            if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:
+                with suppress(OSError):  # another user's
+                    os.utime(file)
+                return np.load(io.BytesIO(whole), allow_pickle=False)
     array, content = make(paths), io.BytesIO()
     np.save(content, array, allow_pickle=False)
     try:

@@ -18,10 +18,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from oasis_helpers import metrics, set_metrics
+from oasis_helpers import REPOSITORY, metrics, own_folder, set_metrics
 from oasis_helpers.convert.synthetic import is_cohort, make_cohort
 from oasis_helpers.data import (
-    REPOSITORY,
     SLICES_PER_SUBJECT,
     SliceSet,
     atomic_write,
@@ -37,11 +36,12 @@ from oasis_helpers.vqvae import VQVAE
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 # Of a student. Tests and `make run`, which train too, keep theirs elsewhere.
-MY_WEIGHTS = Path(os.environ.get("OASIS_MY_WEIGHTS") or REPOSITORY / "my_weights")
+MY_WEIGHTS = Path(os.environ.get("OASIS_MY_WEIGHTS") or own_folder("my_weights"))
 FEATURES = REPOSITORY / "data" / "features"  # feature networks, which score sets of slices
 RESULTS = REPOSITORY / "data" / "results"
 COHORT = REPOSITORY / "data" / "cohort"
-CHECKPOINTS = REPOSITORY / "build" / "train"  # of unfinished trainings
+COHORT = COHORT if COHORT.is_dir() else own_folder("data/cohort")
+CHECKPOINTS = own_folder("build/train")  # of unfinished trainings
 NEEDED = {"train": 12, "validate": 3, "test": 3}  # subjects with which every notebook runs
 OTHER_SLICES = (
     "These are not the test slices that the shipped weights were scored on. Some of their subjects "
@@ -306,7 +306,7 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
         shutil.rmtree(earlier)  # all of it is in the new folder
     elif renamed:
         line += f"; the weights that were there are now {earlier.name}"
-    print(f'{line}. Notebooks 04 to 07 use it with WEIGHTS = "mine".')
+    print(f'{line}. Later notebooks use it with WEIGHTS = "mine".')
 
 
 def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:

@@ -1,7 +1,7 @@
 """Whether the course can run here: `python -m oasis_helpers doctor`, or `make doctor`.
 
-Imports the standard library only, so that it works where TensorFlow is missing or broken. Every
-check returns its status, "ok", "warn" or "FAIL", and one sentence.
+Imports the standard library only, and `oasis_helpers`, which does so too: it works where TensorFlow
+is missing or broken. Every check returns its status, "ok", "warn" or "FAIL", and one sentence.
 """
 
 import importlib.util
@@ -13,7 +13,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from oasis_helpers import REPOSITORY, own_folder
+
 LAYOUT_FOLDER = "keras_png_slices_data"
 
 
@@ -42,7 +43,7 @@ def check_memory() -> tuple[str, str]:
 
 def check_disk() -> tuple[str, str]:
     """The cohort, its resized copies and the pages take 0.2 GiB."""
-    free = shutil.disk_usage(REPOSITORY).free / 2**30
+    free = shutil.disk_usage(existing(own_folder("data"))).free / 2**30
     status = "ok" if free >= 1 else "warn" if free >= 0.2 else "FAIL"
     return status, f"free disk: {free:.1f} GiB; the course writes 0.2 GiB, a long training more"
 
@@ -107,7 +108,8 @@ def check_profile() -> tuple[str, str]:
 def check_data() -> tuple[str, str]:
     """The active data set: `OASIS_DATA_DIR`, else the synthetic cohort."""
     if not (named := os.environ.get("OASIS_DATA_DIR")):
-        made = (REPOSITORY / "data" / "cohort" / LAYOUT_FOLDER).is_dir()
+        roots = REPOSITORY / "data" / "cohort", own_folder("data/cohort")
+        made = any((root / LAYOUT_FOLDER).is_dir() for root in roots)
         return "ok", f"data: synthetic cohort{'' if made else '; the first use makes it'}"
     root = Path(os.path.realpath(os.path.expanduser(named)))
     if (root / LAYOUT_FOLDER).is_dir() or (root / "keras_png_slices_train").is_dir():
@@ -116,11 +118,15 @@ def check_data() -> tuple[str, str]:
     return "FAIL", f"data: {root} {problem}; change OASIS_DATA_DIR or unset it"
 
 
+def existing(folder: Path) -> Path:
+    """The folder, or the one that it will be made in."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
 def check_writable(folder: Path, otherwise: str = "FAIL") -> tuple[str, str]:
     """Whether files can be written to this folder, or to the one that it will be made in."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=existing).close()
+        tempfile.TemporaryFile(dir=existing(folder)).close()
     except OSError as error:
         return otherwise, f"{folder}: not writable ({error.strerror}); change its permissions"
     return "ok", f"{folder}: writable"
@@ -130,10 +136,10 @@ def diagnose() -> list[tuple[str, str]]:
     """Every check; with another Python, the first alone, as the rest would mean nothing."""
     if (python := check_python())[0] == "FAIL":
         return [python]
-    cache = Path(os.environ.get("OASIS_CACHE_DIR") or REPOSITORY / "data" / "cache")
+    cache = Path(os.environ.get("OASIS_CACHE_DIR") or own_folder("data/cache"))
     checks = (check_cores, check_memory, check_disk, check_packages, check_backend)
     results = [python, *(check() for check in (*checks, check_profile, check_data))]
-    results += [check_writable(REPOSITORY / name) for name in ("build", "data")]
+    results += [check_writable(own_folder(name)) for name in ("build", "data")]
     return [*results, check_writable(cache, "warn")]
 
 

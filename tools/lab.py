@@ -2,7 +2,8 @@
 
 What is missing in `my_notebooks/` is copied there from `notebooks/`; nothing in it is overwritten.
 Git ignores that folder, so `git pull` never meets a student's work. Copies of the series have no
-outputs: no answer stands there before its question. Options after `lab` go to JupyterLab.
+outputs: no answer stands there before its question. If this user cannot write to the checkout, the
+copies are in `~/my_brain_course/`. Options after `lab` go to JupyterLab.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import platform
 import sys
 from pathlib import Path
 
+from oasis_helpers import REPOSITORY, own_folder
 from oasis_helpers.__main__ import ending_with_a_sentence
-from oasis_helpers.data import REPOSITORY, write_bytes
+from oasis_helpers.data import write_bytes
 
-NOTEBOOKS, MINE = REPOSITORY / "notebooks", REPOSITORY / "my_notebooks"
+NOTEBOOKS, MINE = REPOSITORY / "notebooks", own_folder("my_notebooks")
+# What copies and pages lead to; JupyterLab serves no link that leaves its folder.
+PAGES = ("*.md", "docs/*.md", *(f"data/weights/*/*.{kind}" for kind in ("md", "gif", "png")))
 START = "00_start.ipynb"
 # What JupyterLab writes: where it is stored already, opening a notebook changes nothing.
 KERNEL = {
@@ -62,6 +66,15 @@ def copy_missing() -> list[str]:
     return outdated
 
 
+def copy_pages(folder: Path) -> None:
+    """Copies the pages to a student's folder, if that is not the checkout; replaces older ones."""
+    for pattern in PAGES if folder != REPOSITORY else ():
+        for page in REPOSITORY.glob(pattern):
+            target = folder / page.relative_to(REPOSITORY)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(target, page.read_bytes())
+
+
 def copied_version(copy: Path) -> str | None:
     """The version that a copy was made from; None for a notebook of the student's own."""
     try:
@@ -74,15 +87,16 @@ def main() -> None:
     """Copies what is missing, names what is outdated, and starts JupyterLab."""
     from jupyterlab.labapp import LabApp
 
-    outdated = copy_missing()
+    outdated, root = copy_missing(), MINE.parent
+    copy_pages(root)
     print(f"Your notebooks are in {MINE}; git leaves this folder alone.")
     for name in outdated:
         print(f"  {name}: the course has a newer version; rename or remove your copy to get it.")
     settings = Path(os.environ["IPYTHONDIR"], "profile_default", "ipython_kernel_config.py")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(IPYTHON, encoding="utf-8")
-    page = f"--LabApp.default_url=/lab/tree/{MINE.relative_to(REPOSITORY).as_posix()}/{START}"
-    LabApp.launch_instance([f"--ServerApp.root_dir={REPOSITORY}", page, *sys.argv[1:]])
+    settings.write_bytes(IPYTHON.encode())
+    page = f"--LabApp.default_url=/lab/tree/{MINE.name}/{START}"
+    LabApp.launch_instance([f"--ServerApp.root_dir={root}", page, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
-from oasis_helpers import metrics, pretrained
+from oasis_helpers import metrics, own_folder, pretrained
 from oasis_helpers.__main__ import ending_with_a_sentence, ignore_other_settings
 from oasis_helpers.data import REPOSITORY, SPLITS, SliceDataError, write_bytes
 from oasis_helpers.training import file_lock
 from tools.lab import KERNEL
 
 NOTEBOOKS = REPOSITORY / "notebooks"
-BUILD = REPOSITORY / "build"
+BUILD = own_folder("build")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # shows nothing without a running kernel
 CELL_TIMEOUT = 3600  # seconds; the full profile trains in one cell
 

@@ -136,8 +136,8 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
             "samples": (images[chosen], indices[chosen], number[chosen]),
         }.items()
     }
-    memorised = _memorised_fractions(vqvae, codes, images, training, test)
-    scores |= {"set_metrics": table, "memorisation": memorised}
+    memorisation = _memorisation(vqvae, codes, images, training, test)
+    scores |= {"set_metrics": table, "memorisation": memorisation}
     if prior.takes_below:
         parts = training, validate, test
         scores["heads"] = heads_table(vqvae, prior, networks, parts, RECIPES[name].seed)
@@ -176,10 +176,10 @@ def samples_table(
     }
 
 
-def _memorised_fractions(
+def _memorisation(
     vqvae: VQVAE, codes, images, training: SliceSet, test: SliceSet
-) -> dict[str, list]:
-    """The nearest-neighbour memorisation test in "pixels" and in "codes": [mean, low, high].
+) -> dict[str, dict]:
+    """The nearest-neighbour memorisation test in "pixels" and in "codes".
 
     In pixels, unseen slices are decoded by the same decoder, so that its blur does not count as
     nearness.
@@ -191,11 +191,8 @@ def _memorised_fractions(
         ],
         "codes": [set_metrics.nearest_codes(x, train_codes)[0] for x in (codes, unseen)],
     }
-    fractions = {
-        kind: set_metrics.memorised_fraction(*pair, test.subjects)
-        for kind, pair in distances.items()
-    }
-    return {kind: fraction.rounded() for kind, fraction in fractions.items()}
+    tests = {kind: set_metrics.memorisation_test(*pair) for kind, pair in distances.items()}
+    return {kind: {"count": count, "p_value": round(p, 4)} for kind, (count, p) in tests.items()}
 
 
 def model_card(name: str, scores: dict) -> str:

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 
 from oasis_helpers.data import LAYOUT_FOLDER as FOLDER
 from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
-from oasis_helpers.data import SPLITS
+from oasis_helpers.data import SPLITS, write_json
 
 SUBJECTS = 96, 12, 12  # in training, validation, test
 RECORD = "cohort.json"
@@ -356,7 +356,7 @@ def _write_cohort(root: pathlib.Path, subjects: tuple[int, ...], seed: int, work
             job.result()
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupted run stops after the subjects in hand
-    (root / RECORD).write_text(json.dumps(_record(subjects, seed), indent=2) + "\n")
+    write_json(root / RECORD, _record(subjects, seed), indent=2)
 
 
 def _record(subjects: tuple[int, ...], seed: int) -> dict:
@@ -391,7 +391,7 @@ def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:
         return False
     advice = "nothing was changed: give another folder, or move that one away and try again."
     try:
-        record = json.loads((root / RECORD).read_text())
+        record = json.loads((root / RECORD).read_text("utf-8"))
         made_by_us = record["made_by"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         made_by_us = False

@@ -37,14 +37,14 @@ def with_own_weights(notebook):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_parameter_and_the_call_stand_where_they_belong(path):
-    """03 and 05 keep a stage each; 04 to 07 load what WEIGHTS names."""
+    """03 and 05 keep a stage each; 04 to 06 and 08 load what WEIGHTS names."""
     sources = [cell.source for cell in code(path)]
     number = path.stem[:2]
     assert [stage for source in sources for stage in KEEP.findall(source)] == (
         [STAGES[number]] if number in STAGES else []
     )
     parameters = sum(bool(WEIGHTS.search(source)) for source in sources)
-    assert parameters == (number in ("04", "05", "06", "07"))
+    assert parameters == (number in ("04", "05", "06", "08"))
     if parameters:
         assert any("load_pretrained(WEIGHTS)" in source for source in sources)
 

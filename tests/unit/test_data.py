@@ -206,7 +206,7 @@ def test_cache_of_other_content_is_made_again(slice_root, tmp_path, content):
         whole[len(whole) // 2] ^= 1
         cached.unlink()
         if content == "pipe":
-            os.mkfifo(cached)
+            getattr(os, "mkfifo", os.mkdir)(cached)  # Windows has no pipes in folders
         elif content == "folder":
             cached.mkdir()
         elif content == "one bit":
@@ -241,6 +241,24 @@ def test_cache_in_the_home_folder(slice_root, tmp_path, monkeypatch):
     monkeypatch.setenv("OASIS_CACHE_DIR", "~/copies")
     load_slices(slice_root, "train", 32)
     assert len(list((tmp_path / "copies").iterdir())) == 1
+
+
+def test_copies_of_a_read_only_course_are_used_and_own_ones_go_home(
+    slice_root, tmp_path, monkeypatch
+):
+    shared, home = tmp_path / "course" / "data" / "cache", tmp_path / "home" / "my_brain_course"
+    monkeypatch.delenv("OASIS_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("oasis_helpers.REPOSITORY", tmp_path / "course")
+    monkeypatch.setattr("oasis_helpers.data.REPOSITORY", tmp_path / "course")
+    shared.mkdir(parents=True)
+    load_slices(slice_root, "train", 32)
+    assert len(list(shared.iterdir())) == 1
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    load_slices(slice_root, "validate", 32)
+    assert len(list(shared.iterdir())) == len(list((home / "data" / "cache").iterdir())) == 1
+    monkeypatch.setattr("oasis_helpers.data.read_images", None)  # reading again would fail
+    assert len(load_slices(slice_root, "train", 32)) == 6
 
 
 def test_cache_that_cannot_be_written_is_a_warning(slice_root, tmp_path, full_disk, monkeypatch):
@@ -452,7 +470,7 @@ def split_of_another_size(folder):
 
 @fault("case_002_slice_5.nii.png: not a regular file; expected a PNG file.")
 def slice_that_is_a_pipe(folder):
-    os.mkfifo(folder / "case_002_slice_5.nii.png")
+    getattr(os, "mkfifo", os.mkdir)(folder / "case_002_slice_5.nii.png")  # none on Windows
 
 
 @fault("case_002_slice_5.nii.png: not a regular file; expected a PNG file.")
@@ -549,7 +567,7 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path, full_disk):
         temporary.write_text("half")
         raise KeyError
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
-    with open(file) as reader:  # a reader that opened the old file still sees the old file
+    with open(file, encoding="utf-8") as reader:  # who opened the old file still sees it
         write_bytes(file, b"after")
         assert reader.read() == "before"
     assert [path.read_text() for path in tmp_path.iterdir()] == ["after"]

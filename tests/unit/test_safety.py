@@ -1,4 +1,4 @@
-"""Safe defaults: JupyterLab listens to this machine only, and no file can carry code."""
+"""Safe defaults: JupyterLab listens to this machine only, no file can carry code, text is UTF-8."""
 
 import ast
 import re
@@ -24,6 +24,16 @@ def test_no_command_opens_jupyter_to_the_network(page):
 def test_jupyter_listens_to_this_machine_only():
     serverapp = pytest.importorskip("jupyter_server.serverapp", reason="JupyterLab brings it")
     assert serverapp.ServerApp().ip == "localhost"
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_text_is_the_same_on_every_system(path):
+    """Read as UTF-8; written as bytes, which keep their line ends. Ruff checks `open` alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "write_text", f"line {node.lineno}: use data.write_bytes"
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "read_text":
+            assert "utf-8" in ast.unparse(node), ast.unparse(node)
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(REPOSITORY)))

@@ -19,6 +19,7 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "requirements.lock").touch()
     monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(doctor, "own_folder", tmp_path.joinpath)
     return tmp_path
 
 
@@ -145,7 +146,9 @@ def test_another_version_is_a_warning_and_is_named(repository, capsys):
 
 
 def test_it_imports_the_standard_library_only():
-    code = "import sys, tools.doctor; print(*{name.split('.')[0] for name in sys.modules})"
+    code = "import sys, tools.doctor; print(*{name.split('.')[0] for name in sys.modules}); "
+    code += "print(*(name for name in sys.modules if name.startswith('oasis_helpers.')))"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert not set(run.stdout.split()) & {"numpy", "keras", "tensorflow", "oasis_helpers"}
+    packages, ours = run.stdout.splitlines()
+    assert not set(packages.split()) & {"numpy", "keras", "tensorflow"} and not ours
