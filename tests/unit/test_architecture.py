@@ -70,9 +70,6 @@ MAY_SAY = {  # of notebooks, of FSQ
 PAIRS = {  # that a command of tools/ uses, and whose counterparts notebooks use
     "save_model": "of load_model",
     "finetune_decoder": "of train_vqvae and train_prior",
-    "sample_heads": "of sample_codes",
-    "neighbour_agreement": "of pairwise_ssim",
-    "reformats": "of neighbour_agreement",
 }
 WEIGHTS = re.compile(r"[\w*`{}()]*-faithful")  # names of weights, fixed in DESIGN 3
 
