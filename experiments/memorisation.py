@@ -73,8 +73,8 @@ def copies_of(train: SliceSet, seed: int = 0) -> dict[str, np.ndarray]:
         rng.choice(np.flatnonzero((train.slices == k) & (train.subjects != subject)))
         for k, subject in zip(train.slices[chosen], train.subjects[chosen])
     ]
-    joined = np.concatenate([images[:, :, :middle], train.images[partners][:, :, middle:]], axis=2)
-    return {"moved by a pixel": np.stack(moved), "decoded again": images, "two halves": joined}
+    halves = np.concatenate([images[:, :, :middle], train.images[partners][:, :, middle:]], axis=2)
+    return {"moved by a pixel": np.stack(moved), "decoded again": images, "two halves": halves}
 
 
 def alarms(distances: dict[str, dict], subjects: np.ndarray, seed: int = 0) -> dict:
@@ -95,10 +95,10 @@ def alarms(distances: dict[str, dict], subjects: np.ndarray, seed: int = 0) -> d
         quiet["unseen"][test] = sum(alarm(unseen[~u], unseen[u]) for _, u, _ in sets)
         for kind in of.keys() - {"samples", "unseen"}:
             planted = [(samples[s], unseen[u], of[kind][c]) for s, u, c in sets]
-            found = np.mean([c < u.min() for _, u, c in planted])
+            detected = np.mean([c < u.min() for _, u, c in planted])
             raised = {f: sum(alarm(plant(s, c, f), u) for s, u, c in planted) for f in FRACTIONS}
             copies.setdefault(kind, {})[test] = {
-                "found": round(float(found), 3),
+                "found": round(float(detected), 3),
                 "alarms": {str(fraction): count for fraction, count in raised.items()},
             }
     return {"copies": copies, "without copies": quiet}

@@ -183,8 +183,10 @@ def planted_copies_table() -> str:
     rows = []
     for kind, tests in result["copies"].items():
         alarms = [one["alarms"].values() for one in tests.values()]
-        found = [f"{100 * one['found']:.0f} %" for one in tests.values()]
-        rows.append([kind, *(cell for pair in zip(found, map(_listed, alarms)) for cell in pair)])
+        detected = [f"{100 * one['found']:.0f} %" for one in tests.values()]
+        rows.append(
+            [kind, *(cell for pair in zip(detected, map(_listed, alarms)) for cell in pair)]
+        )
     for kind, tests in result["without copies"].items():
         rows.append([f"none: {kind}", *(cell for one in tests.values() for cell in ("", str(one)))])
     headings = [
