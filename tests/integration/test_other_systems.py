@@ -73,4 +73,4 @@ def test_every_module_is_imported_on_another_system(python):
 @pytest.mark.long
 def test_the_series_runs_on_another_system(python, tmp_path):
     assert "test brain SSIM" in python("-c", RUN, tmp_path / "build")
-    assert len(list((tmp_path / "build" / "notebooks").glob("0[1-9]_*.ipynb"))) >= 7
+    assert len(list((tmp_path / "build" / "notebooks").glob("0[1-9]_*.ipynb"))) >= 8
