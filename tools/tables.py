@@ -45,8 +45,8 @@ def with_tables(page: str) -> str:
     for name, table in TABLES.items():
         before, mark, rest = page.partition(f"<!-- {name} -->\n")
         if mark:
-            _, end, after = rest.partition(f"\n<!-- /{name} -->")
-            page = f"{before}{mark}{table()}{end}{after}"
+            _, end, after = rest.partition(f"<!-- /{name} -->")
+            page = f"{before}{mark}{table()}\n{end}{after}"
     return page
 
 
