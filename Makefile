@@ -46,20 +46,20 @@ doctor: environment
 
 test: test-unit test-notebooks test-integration
 
-# Two workers, one thread each: faster than two threads each on two cores.
-TWO_WORKERS := TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n 2
+# For two cores: one thread a worker, and a third worker where kernels and processes wait.
+WORKERS := TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n
 
 # The package: no training above a second, no kernels.
 test-unit: environment-dev
-	$(TWO_WORKERS) --dist worksteal tests/unit
+	$(WORKERS) 2 --dist worksteal tests/unit
 
 # Every cell of every notebook, its output compared with the stored one.
 test-notebooks: environment-dev
-	$(TWO_WORKERS) --dist loadfile --nbval notebooks
+	$(WORKERS) 3 --dist loadfile --nbval notebooks
 
 # Processes, kills, backends, pages.
 test-integration: environment-dev
-	$(TWO_WORKERS) --dist loadfile tests/integration
+	$(WORKERS) 3 --dist loadfile tests/integration
 
 # Twenty kills of a training, ten thousand maps, two of everything at once.
 test-long: environment-dev
