@@ -18,7 +18,9 @@ AWAITING = {"ablation", "decoders", "priors", "temperature", "tokenizers"}
 def intervals(content: dict) -> list:
     """All [mean, low, high] in a JSON object, of scores without bounds."""
     found = [value for key, value in content.items() if key in SYMMETRIC and type(value) is list]
-    for value in content.values():
+    for key, value in content.items():
+        if key == "agreement":  # of a stack's thirds
+            continue
         parts = value if type(value) is list else [value]
         found += [one for part in parts if type(part) is dict for one in intervals(part)]
     return found
@@ -33,4 +35,4 @@ def test_kept_intervals_are_symmetric(name, request):
 
 
 def test_there_are_intervals():
-    assert len(intervals(read_json(FILES["oasis1"]))) == 39
+    assert len(intervals(read_json(FILES["oasis1"]))) == 35
