@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from oasis_helpers import distributed, load_pretrained, load_slices, sample_codes
+from oasis_helpers import distributed, load_slices, sample_codes
 from oasis_helpers.data import SliceDataError
 from oasis_helpers.distributed import sample_shard, stream_slices
+from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.recipes import improved_vqvae
 from oasis_helpers.training import Batches
+from tests.examples import with_large_weights
 from tools.train_together import Worker, barrier, fingerprint, gather, join_workers
 
 
@@ -37,7 +39,7 @@ def test_batches_that_cannot_be_shared(size):
 
 
 def test_all_workers_samples_are_those_of_one():
-    prior = load_pretrained("cohort").prior
+    prior = with_large_weights(GatedPixelCNN(12, (4, 5), filters=8, blocks=1, num_heads=1))
     whole = sample_codes(prior, 5, slice_index=7, seed=2)
     shards = [sample_shard(prior, 5, Worker(rank, 3), slice_index=7, seed=2) for rank in range(3)]
     assert [len(shard) for shard in shards] == [2, 2, 1]

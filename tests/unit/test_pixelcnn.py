@@ -56,10 +56,10 @@ def test_logits_depend_on_earlier_codes_only(make, grid):
 
 
 @functools.cache
-def neighbour(grid, **options):
+def neighbour(grid):
     """A prior that takes the slice below and a head's conditions."""
     small = {"filters": 16, "blocks": 3, "num_heads": 2, "dropout": 0.0, "head_bins": 3}
-    return with_large_weights(GatedPixelCNN(K, grid, **small | {"below_dropout": 0.3} | options))
+    return with_large_weights(GatedPixelCNN(K, grid, below_dropout=0.3, **small))
 
 
 def test_the_neighbour_reaches_every_position_and_later_codes_reach_none():
@@ -95,16 +95,19 @@ def test_what_is_not_given_is_unknown():
         assert np.abs(other - plain).min() > 1e-4
 
 
-def test_the_neighbour_is_hidden_and_corrupted_in_training_only():
-    inputs = neighbour((4, 4)).inputs_for(CODES, [3, 20], CODES + 5, np.zeros((2, 2), int))
-    hidden, conditions = neighbour((4, 4), below_dropout=1.0)._corrupted(*inputs[2:])
+def test_the_neighbour_is_hidden_and_corrupted_in_training_only(monkeypatch):
+    prior = neighbour((4, 4))
+    inputs = prior.inputs_for(CODES, [3, 20], CODES + 5, np.zeros((2, 2), int))
+    monkeypatch.setattr(prior, "below_dropout", 1.0)
+    hidden, conditions = prior._corrupted(*inputs[2:])
     assert (np.asarray(hidden) == -1).all() and set(np.unique(conditions)) <= {-1, 0}
     below = np.random.default_rng(0).integers(K, size=(256, 4, 4)).astype("int32")
-    noisy = neighbour((4, 4), below_dropout=0.0, below_noise=0.5)
-    changed = np.asarray(noisy._corrupted(below, np.zeros((256, 2), "int32"))[0]) != below
-    assert 0.15 < changed.mean() < 0.3, "up to half of the codes, a quarter on average"
-    same, _ = neighbour((4, 4), below_dropout=0.0)._corrupted(below, np.zeros((256, 2), "int32"))
+    monkeypatch.setattr(prior, "below_dropout", 0.0)
+    same, _ = prior._corrupted(below, np.zeros((256, 2), "int32"))
     np.testing.assert_array_equal(same, below)
+    monkeypatch.setattr(prior, "below_noise", 0.5)
+    changed = np.asarray(prior._corrupted(below, np.zeros((256, 2), "int32"))[0]) != below
+    assert 0.15 < changed.mean() < 0.3, "up to half of the codes, a quarter on average"
 
 
 def test_older_files_have_no_neighbour():
