@@ -1,11 +1,11 @@
 # Two commands matter: `make run` and `make test`. Both need git, make and Python 3.11 to 3.13.
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
-EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature sampling \
-	image_sizes speed backends
+EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature memorisation \
+	sampling image_sizes speed backends
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
 export TF_CPP_MIN_LOG_LEVEL := 3
@@ -27,7 +27,7 @@ $(foreach name,OASIS_DATA_DIR OASIS_CACHE_DIR OASIS_MY_WEIGHTS,\
 export KERAS_HOME := $(CURDIR)/build/keras
 unexport MPLBACKEND
 
-.PHONY: run lab test test-unit test-notebooks test-integration test-long browse lint book \
+.PHONY: run lab test test-unit test-notebooks test-integration test-long test-unpinned browse lint book \
 	pages slides train score experiments results refresh licences doctor lock environment environment-dev
 .NOTPARALLEL:
 
@@ -46,21 +46,32 @@ doctor: environment
 
 test: test-unit test-notebooks test-integration
 
-# The package: no training above a second, no kernels. Two workers, one thread each.
-test-unit: environment-dev
-	TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal tests/unit
+# For two cores: one thread a worker, and a third worker where kernels and processes wait.
+WORKERS := TF_NUM_INTRAOP_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -n
 
-# Every cell of every notebook, its output compared with the stored one; two kernels at once.
+# The package: no training above a second, no kernels.
+test-unit: environment-dev
+	$(WORKERS) 2 --dist worksteal tests/unit
+
+# Every cell of every notebook, its output compared with the stored one.
 test-notebooks: environment-dev
-	$(PYTEST) -n 2 --dist loadfile --nbval notebooks
+	$(WORKERS) 3 --dist loadfile --nbval notebooks
 
 # Processes, kills, backends, pages.
 test-integration: environment-dev
-	$(PYTEST) -n 2 --dist loadfile tests/integration
+	$(WORKERS) 3 --dist loadfile tests/integration
 
 # Twenty kills of a training, ten thousand maps, two of everything at once.
 test-long: environment-dev
 	$(PYTEST) -m long tests
+
+# The newest packages that pyproject.toml allows, in an environment of their own.
+UNPINNED := $(subst .venv,build/unpinned,$(BIN))/python
+test-unpinned:
+	"$$PYTHON" -m venv --clear build/unpinned
+	$(UNPINNED) -m pip install --quiet --editable ".[notebooks,test]"
+	$(UNPINNED) -m pytest -n 2 --dist worksteal tests/unit
+	$(UNPINNED) -m pytest -n 2 --dist loadfile --nbval notebooks
 
 # Pages, JupyterLab and the code painter in a headless Chromium.
 browse: environment-dev

@@ -72,6 +72,7 @@ html_logo = html_favicon = "static/icon.svg"
 html_static_path = ["static", f"{MATHJAX}/tex-svg.js"]
 html_extra_path = ["index.html"]
 html_context = {"default_mode": "auto"}  # light or dark as the reader's system is
+html_sidebars = {"book/draw": []}  # the page that samples a slice takes the whole width
 html_css_files = ["pages.css"]
 html_show_search_summary = False  # each search would load every page that it finds
 html_use_index = False

@@ -21,6 +21,7 @@ from sphinx.util.nodes import make_refnode
 
 CONTENTS = "book/contents.md"
 BIBLIOGRAPHY = "book/references"
+LIVE_PAGE = "book/draw"
 FOLDER_PAGES = {"notebooks/solutions": "book/solutions"}  # a link to a folder leads to its page
 IDENTIFIER = re.compile(
     r"\barXiv\s+(?P<arxiv>\d{4}\.\d{4,5})\b|\bdoi\s+(?P<doi>10\.\d{4,9}/[^\s,;]+\w)"
@@ -37,6 +38,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-get-outdated", lambda *_: [BIBLIOGRAPHY])
     app.connect("doctree-resolved", collect_references)
     app.connect("doctree-resolved", collapse_deeper_sections)
+    app.connect("build-finished", export_weights)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -68,6 +70,15 @@ def collapse_deeper_sections(app: Sphinx, document: nodes.document, docname: str
                 for part in (start, *parts)
             )
             section.children = list(raw)
+
+
+def export_weights(app: Sphinx, exception: Exception | None) -> None:
+    """Writes what the page that samples a slice computes with, beside its script."""
+    if exception is None and LIVE_PAGE in app.env.found_docs:
+        from tools.export_page import script
+
+        file = Path(app.outdir, "_static", "draw-weights.js")
+        file.write_text(script("cohort"), encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------- figures

@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "priors": ("root", "weights"),
     "tokenizers": ("root", "file", "whole_frame"),
     "temperature": ("root", "weights"),
+    "memorisation": ("root", "weights"),
     "sampling": (),
     "image_sizes": ("root",),
     "speed": (),

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from oasis_helpers.causal import CausalAttention, CausalConv2D, GatedBlock, gate
-from oasis_helpers.pixelcnn import GatedPixelCNN
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN
 from oasis_helpers.sampling import initial_state, refuse_bad_settings
 
 
@@ -49,7 +49,7 @@ class CompiledSampler:
     def __call__(self, slice_index=None, temperature=1.0, known=None, seed=0) -> np.ndarray:
         refuse_bad_settings(self.prior, self.n, temperature, None, None, known, seed, 1)
         state = initial_state(self.prior, self.n, slice_index, known, seed)
-        slice_index, uniform, codes = state
+        codes, uniform, _, slice_index, *_ = state
 
         def sample(rows: np.ndarray) -> np.ndarray:
             maps = (x[rows].T.reshape(*self.prior.grid, -1) for x in (np.float32(uniform), codes))
@@ -87,8 +87,9 @@ def sample_maps(prior: GatedPixelCNN, temperature, slice_index, uniform, codes):
     position is contiguous: a row's features are float32 (w, m, C), a position's (m, C).
     """
     (height, width), maps, filters = prior.grid, codes.shape[2], prior.filters
-    condition = prior.slice_embedding(slice_index)
-    positions = ops.reshape(prior.position_embedding.embeddings, (height, width, 1, filters))
+    condition = prior.condition_features(slice_index, ops.full((maps, 2), UNKNOWN, "int32"))
+    positions = prior.position_features(ops.full((1, height, width), UNKNOWN, "int32"))
+    positions = ops.reshape(positions, (height, width, 1, filters))
     # How many rows above, and columns to the left, each block remembers.
     spans = [block.radius + block.shift for block in (prior.first, *prior.gated)]
 

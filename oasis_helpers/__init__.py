@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 __version__ = "1.0.0.dev0"
-__all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes"]
+__all__ = ["SliceSet", "load_pretrained", "load_slices", "sample_codes", "sample_heads"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _MODULES = {
@@ -16,6 +16,7 @@ _MODULES = {
     "load_slices": "data",
     "load_pretrained": "pretrained",
     "sample_codes": "sampling",
+    "sample_heads": "sampling",
 }
 
 

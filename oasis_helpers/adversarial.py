@@ -2,9 +2,8 @@
 
 A decoder trained on squared error and SSIM returns the *mean* of all slices that share a code map,
 and the mean of many folds is blurred. Here encoder and codebook stay frozen, so code maps and any
-prior over them stay valid, and the decoder learns to satisfy a small network that separates real
-patches from generated ones. The detail that it adds is plausible, not the subject's own: such
-images are not for diagnosis.
+prior over them stay valid. The detail that the decoder adds is plausible, not the subject's own:
+such images are not for diagnosis.
 """
 
 from __future__ import annotations
@@ -53,10 +52,6 @@ class AdversarialDecoder(keras.Model):
         names += ("discriminator_loss", "discriminator_accuracy")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
-
-    @property
-    def metrics(self):
-        return [*super().metrics, *self.trackers.values()]
 
     def build(self, input_shape):
         """Does nothing: decoder and discriminator are built from the start."""

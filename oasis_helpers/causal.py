@@ -128,15 +128,6 @@ class GatedBlock(keras.layers.Layer):
         self.project_horizontal = keras.layers.Dense(filters)
         self.drop = keras.layers.Dropout(dropout)
 
-    def build(self, vertical_shape, horizontal_shape, condition_shape):
-        self.conv_vertical.build(vertical_shape)
-        self.conv_horizontal.build(horizontal_shape)
-        self.vertical_to_horizontal.build((*vertical_shape[:-1], 2 * self.filters))
-        for bias in (self.condition_vertical, self.condition_horizontal):
-            bias.build(condition_shape)
-        for project in (self.project_vertical, self.project_horizontal):
-            project.build((*vertical_shape[:-1], self.filters))
-
     def call(self, vertical, horizontal, condition, training=False):
         v = self.conv_vertical(vertical)
         h = self.conv_horizontal(horizontal) + self.vertical_to_horizontal(v)

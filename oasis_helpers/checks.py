@@ -253,7 +253,19 @@ def kid(function: Callable) -> None:
     _report("kid", function, cases, "a sum by hand, and a set with itself")
 
 
-# 7. Scaling
+# 7. Whole heads
+def neighbours_below(function: Callable) -> None:
+    """`neighbours_below(codes)`: int (32, h, w) -> int (32, h, w), -1 where there is none."""
+    codes = np.arange(32 * 6).reshape(32, 2, 3)
+    below = np.concatenate([np.full((1, 2, 3), -1), codes[:-1]])
+    cases = {
+        "The lowest slice has no neighbour: -1.": ((codes,), lambda x: np.all(x[0] == below[0])),
+        "The neighbour of slice k is slice k - 1, not k + 1.": ((codes,), below),
+    }
+    _report("neighbours_below", function, cases, "32 different maps")
+
+
+# 8. Scaling
 def shard(function: Callable) -> None:
     """`shard(batch, rank, workers)`: int (n,), two ints -> int (n / workers,)."""
     batch = np.array([5, 3, 9, 1, 7, 2])

@@ -103,6 +103,16 @@ class SliceSet:
         parts = {name: getattr(self, name)[chosen] for name in ("images", "subjects", "slices")}
         return replace(self, **parts)
 
+    def below(self) -> np.ndarray:
+        """int (N,): the position of each slice's lower neighbour; -1 where there is none."""
+        steps = np.diff([self.subjects, self.slices], prepend=-1)
+        return np.where((steps == [[0], [1]]).all(0), np.arange(len(self)) - 1, -1)
+
+    def codes_below(self, codes: np.ndarray) -> np.ndarray:
+        """int (N, h, w): of code maps (N, h, w), each one's lower neighbour; -1 without one."""
+        below = self.below()
+        return np.where(below[:, None, None] < 0, -1, codes[below])
+
 
 def load_slices(
     root: str | Path, split: str, size: int = 80, crop: str | Box | None = None, side: int = 0
@@ -156,19 +166,14 @@ def with_mirrored(images: np.ndarray) -> np.ndarray:
     return np.concatenate([images, images[:, :, ::-1]])
 
 
-def shifted_and_mirrored(images: np.ndarray, seed: int, distance: int = 1) -> np.ndarray:
-    """Every slice shifted by up to `distance` whole pixels each way, and mirrored by chance.
+def shifted_and_mirrored(images: np.ndarray, seed: int) -> np.ndarray:
+    """Slices (N, size, size, 1), each shifted by up to a pixel each way, and mirrored by chance.
 
     Whole pixels, because interpolation would blur, and blur has codes of its own.
-
-    Args:
-        images: float (N, size, size, 1), black at the border.
-        seed: of the random choices.
-        distance: in pixels.
     """
     rng = np.random.default_rng(seed)
     moved = np.where(rng.random((len(images), 1, 1, 1)) < 0.5, images, images[:, :, ::-1])
-    for number, shift in enumerate(rng.integers(-distance, distance + 1, (len(images), 2))):
+    for number, shift in enumerate(rng.integers(-1, 2, (len(images), 2))):
         moved[number] = np.roll(moved[number], shift, axis=(0, 1))
     return moved
 

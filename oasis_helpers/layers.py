@@ -1,6 +1,6 @@
 """Layers of the VQ-VAE: two vector quantisers, how their codebook is used, a residual block.
 
-Written with `keras.ops`, for any Keras backend; `distributed` has the variants for several devices.
+Written with `keras.ops`, for any Keras backend.
 """
 
 from __future__ import annotations

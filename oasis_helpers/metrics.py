@@ -19,7 +19,7 @@ from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.vqvae import SSIM_SIGMA, VQVAE
 
 PSEUDO_COUNTS = (1, 2, 5, 10, 20, 40, 80, 160)  # tried for the unigram baselines
-RESAMPLES = 2000  # of subjects, for the 95 % intervals
+BANDWIDTHS = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # slice indices, tried for the smoothed one
 
 
 def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -30,11 +30,8 @@ def ssim_scores(originals: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, 
     pixels whose original is above 10 / 255: two thirds of a whole-frame slice are black and score
     1 for nothing.
 
-    Args:
-        originals, images: float (N, size, size, 1) in [0, 1]; ValueError for others.
-
-    Returns:
-        Two float64 (N,); brain SSIM is NaN for a black original.
+    Images are float (N, size, size, 1) in [0, 1]; ValueError for others. Returns two float64 (N,);
+    brain SSIM is NaN for a black original.
     """
     _refuse_bad_images(originals, images)
     whole, brain = np.empty(len(originals)), np.full(len(originals), np.nan)
@@ -80,7 +77,7 @@ def _refuse_bad_images(originals: np.ndarray, images: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval over subjects: mean of slices where nothing else is said."""
+    """A number with its 95 % interval over subjects."""
 
     mean: float
     low: float
@@ -94,15 +91,17 @@ class Estimate:
         return [round(x, 4) for x in (self.mean, self.low, self.high)]
 
 
-def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of per-slice values, with its interval over subjects.
+def student_interval(mean: float, error: float, subjects: int) -> Estimate:
+    """Student's t interval (1908) of an estimate and its standard error; NaN for one subject."""
+    half = stats.t.ppf(0.975, subjects - 1) * error
+    return Estimate(float(mean), float(mean - half), float(mean + half))
 
-    Slices of one subject are alike, so whole subjects are resampled, not slices.
 
-    Args:
-        values: float (N,), NaN where a slice has no value; ValueError for infinite or no values.
-        subjects: int (N,).
-        seed: of the resampling.
+def subject_interval(values: np.ndarray, subjects: np.ndarray) -> Estimate:
+    """The mean over subjects of the means of their slices, with its interval.
+
+    Slices of one subject are alike, so a subject counts once, however many slices it has. Values
+    are float (N,), NaN where a slice has none; ValueError for infinite or no values.
     """
     valid = ~np.isnan(values)
     if np.shape(values) != np.shape(subjects) or not valid.any() or np.isinf(values).any():
@@ -110,13 +109,9 @@ def subject_interval(values: np.ndarray, subjects: np.ndarray, seed: int = 0) ->
             f"{np.shape(values)} values for {np.shape(subjects)} subjects make no mean; expected "
             "one subject for each value, and finite values."
         )
-    values = np.asarray(values)[valid]
     _, group = np.unique(np.asarray(subjects)[valid], return_inverse=True)
-    sums, counts = np.bincount(group, values), np.bincount(group)
-    chosen = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high))
+    means = np.bincount(group, np.asarray(values)[valid]) / np.bincount(group)
+    return student_interval(means.mean(), means.std() / max(1, len(means) - 1) ** 0.5, len(means))
 
 
 HALF_NYQUIST = 0.25  # cycles per pixel: above it lie waves shorter than four pixels
@@ -209,18 +204,20 @@ def baseline_bits(
     slices: np.ndarray,
     num_embeddings: int,
 ) -> dict[str, float]:
-    """Bits per code of four unigram baselines, which only count codes.
+    """Bits per code of five unigram baselines, which only count codes.
 
-    Counts are smoothed with pseudo-counts, distributed like the next coarser table, so that no
-    code has probability 0. Their number is chosen on the training codes alone, by leave-one-out
-    likelihood.
+    Pseudo-counts, distributed like the next coarser table, leave no code with probability 0. The
+    last table shares counts with neighbouring slice indices. Leave-one-out likelihood of the
+    training codes chooses how many and how far.
 
     Args:
-        train_codes, train_slices: int (N, h, w) and int (N,), what is counted.
+        train_codes, train_slices: int (N, h, w) and int (N,), what is counted; slices of a subject
+            stand together, by increasing index.
         codes, slices: int (M, h, w) and int (M,), what is scored, on the same grid.
 
     Returns:
-        {"uniform", "marginal", "per position", "per slice index and position"}: mean bits per code.
+        {"uniform", "marginal", "per position", "per slice index and position", "smoothed over
+        indices"}: mean bits per code.
     """
     for what, maps in (("train_codes", train_codes), ("codes", codes)):
         checked_codes(f"{what} holds", maps, num_embeddings)
@@ -230,17 +227,22 @@ def baseline_bits(
             "expected one grid: encode both with the same weights."
         )
     rows, columns = np.indices(codes.shape[1:])
-    per_slice = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
-    np.add.at(per_slice, (train_slices[:, None, None], rows, columns, train_codes), 1)
-    per_position = per_slice.sum(0)
-    marginal = _smoothed(per_position.sum((0, 1)), np.full(num_embeddings, 1 / num_embeddings))
-    per_position = _smoothed(per_position, marginal)
-    chosen = _smoothed(per_slice, per_position)[slices[:, None, None], rows, columns, codes]
+    counts = np.zeros((SLICES_PER_SUBJECT, *codes.shape[1:], num_embeddings))
+    np.add.at(counts, (train_slices[:, None, None], rows, columns, train_codes), 1)
+    uniform = np.full(num_embeddings, 1 / num_embeddings)
+    marginal = _smoothed(counts.sum((0, 1, 2)), uniform)
+    per_position = _smoothed(counts.sum(0), marginal)
+    tables = {
+        "uniform": uniform,
+        "marginal": marginal,
+        "per position": per_position,
+        "per slice index and position": _smoothed(counts, per_position),
+        "smoothed over indices": _over_indices(counts, per_position, train_codes, train_slices),
+    }
+    at = slices[:, None, None], rows, columns, codes
     return {
-        "uniform": float(np.log2(num_embeddings)),
-        "marginal": float(-np.log2(marginal[codes]).mean()),
-        "per position": float(-np.log2(per_position[rows, columns, codes]).mean()),
-        "per slice index and position": float(-np.log2(chosen).mean()),
+        name: float(-np.log2(np.broadcast_to(table, counts.shape)[at]).mean())
+        for name, table in tables.items()
     }
 
 
@@ -258,6 +260,29 @@ def _smoothed(counts: np.ndarray, coarser: np.ndarray) -> np.ndarray:
     return (counts + weight * coarser) / (total + weight)
 
 
+def _over_indices(counts, coarser, codes, slices) -> np.ndarray:
+    """Counts (32, h, w, K), smoothed over slice indices by a Gaussian kernel, as probabilities.
+
+    Its bandwidth and the pseudo-counts are the likeliest with each subject left out.
+    """
+    subjects = np.cumsum(np.diff(slices, prepend=0) <= 0)  # the next one starts at a lower index
+    at = slices[:, None, None], *np.indices(codes.shape[1:]), codes
+    index, highest = np.arange(len(counts)), -np.inf
+    for bandwidth in BANDWIDTHS:
+        kernel = np.exp(-0.5 * (np.subtract.outer(index, index) / bandwidth) ** 2)
+        smooth = np.tensordot(kernel, counts, 1)
+        others, total = smooth[at], smooth.sum(-1)[slices]
+        for own in (subjects == subject for subject in np.unique(subjects)):
+            weights = kernel[np.ix_(slices[own], slices[own])]
+            others[own] -= np.einsum("ij,ij...->i...", weights, codes[own][:, None] == codes[own])
+            total[own] -= weights.sum(1)[:, None, None]
+        for pseudo in PSEUDO_COUNTS:
+            log_prob = np.log((others + pseudo * coarser[at[1:]]) / (total + pseudo)).sum()
+            if log_prob > highest:
+                highest, table = log_prob, smooth + pseudo * coarser
+    return table / table.sum(-1, keepdims=True)
+
+
 def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     """Scores of a VQ-VAE on every slice of a split: similarity, sharpness, rate, codebook usage.
 
@@ -269,15 +294,11 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
     counts = code_counts(codes, vqvae.num_embeddings)
     in_brain = code_counts(codes[vqvae.brain_positions(slices.images)], vqvae.num_embeddings)
 
-    def estimate(values):
-        return subject_interval(values, slices.subjects).rounded()
-
+    scores = {"ssim": whole, "brain_ssim": brain, "psnr_db": psnr(slices.images, decoded)}
     return {
         "slices": len(slices),
         "subjects": len(np.unique(slices.subjects)),
-        "ssim": estimate(whole),
-        "brain_ssim": estimate(brain),
-        "psnr_db": estimate(psnr(slices.images, decoded)),
+        **{k: subject_interval(v, slices.subjects).rounded() for k, v in scores.items()},
         "sharpness": sharpness_table(slices.images, decoded),
         "bits_per_slice": round(vqvae.bits_per_slice, 1),
         "perplexity": round(perplexity(counts), 1),
@@ -289,17 +310,40 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
 
 
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
-    """Bits per code of a prior on a split and of the four baselines counted on `train`.
+    """Bits per code of a prior on a split and of the baselines counted on `train`.
 
     "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`;
-    "ratio_to_per_position" the first over the per-position baseline.
+    "ratio_to_per_position" the first over the per-position baseline; "given_below", for a prior
+    that takes the slice below, as `_bits_given_below`.
     """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
     interval = subject_interval(bits, slices.subjects)
     baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
-    return {
+    table = {
         "bits_per_code": interval.rounded(),
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
         "ratio_to_per_position": round(interval.mean / baselines["per position"], 4),
+    }
+    if prior.takes_below:
+        table["given_below"] = _bits_given_below(prior, train, train_codes, slices, codes)
+    return table
+
+
+def _bits_given_below(prior, train: SliceSet, train_codes, slices: SliceSet, codes) -> dict:
+    """Bits per code of slices that have a lower neighbour, given it.
+
+    "bits_per_code" is [mean, low, high]; "by_index" the mean at each slice index from 1;
+    "baseline" counts codes for each code below.
+    """
+    chosen, paired = slices.below() >= 0, train.below() >= 0
+    codes, below, indices = codes[chosen], slices.codes_below(codes)[chosen], slices.slices[chosen]
+    bits = bits_per_code(prior.log_prob(codes, indices, below), codes[0].size)
+    counts = np.zeros((prior.num_embeddings, prior.num_embeddings))
+    np.add.at(counts, (train.codes_below(train_codes)[paired], train_codes[paired]), 1)
+    probability = _smoothed(counts, _smoothed(counts.sum(0), np.full(len(counts), 1 / len(counts))))
+    return {
+        "bits_per_code": subject_interval(bits, slices.subjects[chosen]).rounded(),
+        "by_index": [round(float(bits[indices == k].mean()), 3) for k in np.unique(indices)],
+        "baseline": round(float(-np.log2(probability[below, codes]).mean()), 4),
     }

@@ -7,6 +7,8 @@ priors share one interface: `fit((codes, slice_index), codes)`, `log_prob`, and
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -22,6 +24,9 @@ from oasis_helpers.layers import (
 )
 
 NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score without one
+UNKNOWN = -1  # in place of a code of the neighbour, or of the bin of a head's condition
+BATCH = 64  # maps in one pass of `log_prob`; bounds the memory
+HEAD_DROPOUT = 0.5  # fraction of maps whose head's conditions are hidden in training
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
@@ -34,13 +39,15 @@ class Prior(keras.Model):
         grid: height and width of the code maps.
 
     Call arguments:
-        inputs: (codes, slice_index), int (N, h, w) in 0 ... K-1 and int (N,) in 0 ... 31.
+        inputs: (codes, slice_index), int (N, h, w) in 0 ... K-1 and int (N,) in 0 ... 31; followed
+            by (below, conditions), where known, for a prior that takes them, see `inputs_for`.
 
     Returns:
         float (N, h, w, K): logits; those at a position depend on earlier positions only.
     """
 
     allows_no_condition = True  # whether `NO_CONDITION` may replace a slice index
+    takes_below, head_bins = False, 0  # whether the slice below is an input; bins of conditions
 
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
@@ -49,14 +56,18 @@ class Prior(keras.Model):
         self.num_embeddings, self.grid = num_embeddings, tuple(grid)
 
     def log_prob(
-        self, codes: np.ndarray, slice_index: np.ndarray, batch_size: int = 64
+        self,
+        codes: np.ndarray,
+        slice_index: np.ndarray,
+        below: np.ndarray | None = None,
+        conditions: np.ndarray | None = None,
     ) -> np.ndarray:
         """Natural logarithm of the probability of whole code maps, float32 (N,).
 
         Args:
             codes: int (N, h, w) in 0 ... K-1.
             slice_index: int (N,), or one int for all, in 0 ... 31, or `NO_CONDITION`.
-            batch_size: maps in one pass.
+            below, conditions: as for `inputs_for`.
 
         Raises:
             ValueError: for arguments out of their range, and for weights that hold NaN.
@@ -68,17 +79,44 @@ class Prior(keras.Model):
                 f"(N, {self.grid[0]}, {self.grid[1]})."
             )
         codes = checked_codes("log_prob got", codes, self.num_embeddings)
-        refuse_below_one(batch_size=batch_size)
         refuse_nan("The prior's weights hold", *self.get_weights())
-        slice_index = checked_slice_index(slice_index, len(codes), self.allows_no_condition)
+        inputs = self.inputs_for(codes, slice_index, below, conditions)
         parts = [np.zeros(0, "float32")]
-        for start in range(0, len(codes), batch_size):
-            batch = codes[start : start + batch_size]
-            logits = self.predict_on_batch((batch, slice_index[start : start + batch_size]))
-            log_p = ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32"), axis=-1))
+        for start in range(0, len(codes), BATCH):
+            batch = tuple(values[start : start + BATCH] for values in inputs)
+            logits = ops.cast(self.predict_on_batch(batch), "float32")
+            log_p = ops.convert_to_numpy(ops.log_softmax(logits, axis=-1))
             refuse_nan("log_prob's logits hold", log_p.max(-1))
-            parts.append(np.take_along_axis(log_p, batch[..., None], -1).sum((1, 2, 3)))
+            parts.append(np.take_along_axis(log_p, batch[0][..., None], -1).sum((1, 2, 3)))
         return np.concatenate(parts)
+
+    def inputs_for(self, codes, slice_index, below=None, conditions=None) -> tuple:
+        """What a call takes: (codes, slice_index), and (below, conditions) where it takes them.
+
+        Args:
+            codes, slice_index: as for `log_prob`.
+            below: int (N, h, w), the code maps of the slices below; None, or -1, where unknown.
+            conditions: int (N, 2), the head's bins of ventricle size and brightness; None, or -1.
+
+        Raises:
+            ValueError: for values out of their range, or that this prior was trained without.
+        """
+        inputs = codes, checked_slice_index(slice_index, len(codes), self.allows_no_condition)
+        if not self.takes_below:
+            if below is not None or conditions is not None:
+                raise ValueError("This prior was trained without the slice below; leave it out.")
+            return inputs
+        shapes = {"below": (len(codes), *self.grid), "conditions": (len(codes), 2)}
+        limits = self.num_embeddings, self.head_bins
+        for (name, shape), limit, value in zip(shapes.items(), limits, (below, conditions)):
+            value = np.full(shape, UNKNOWN) if value is None else np.asarray(value)
+            if value.shape != shape or not np.isin(value, np.arange(UNKNOWN, limit)).all():
+                raise ValueError(
+                    f"{name} has shape {value.shape} and values {np.unique(value)[:5]} ...; "
+                    f"expected {shape}, and 0 to {limit - 1}, or -1 where unknown."
+                )
+            inputs += (value.astype("int32"),)
+        return inputs
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         refuse_targets("fit((codes, slice_index), codes)", y)
@@ -86,18 +124,17 @@ class Prior(keras.Model):
 
     def _build(self) -> None:
         """Builds every layer by one symbolic pass, so that weights exist from the start."""
-        self((keras.Input(self.grid, dtype="int32"), keras.Input((), dtype="int32")))
+        shapes = [self.grid, (), self.grid, (2,)][: 4 if self.takes_below else 2]
+        self(tuple(keras.Input(shape, dtype="int32") for shape in shapes))
 
     def build(self, input_shape):
         """Does nothing: `_build` has built every layer."""
 
     def get_config(self):
-        return {
-            "num_embeddings": self.num_embeddings,
-            "grid": list(self.grid),
-            "name": self.name,
-            "dtype": self.logits.dtype_policy.name,
-        }
+        arguments = inspect.signature(self.__init__).parameters  # each is an attribute, too
+        config = {name: getattr(self, name) for name in arguments if name != "kwargs"}
+        dtype = self.logits.dtype_policy.name
+        return config | {"grid": list(self.grid), "name": self.name, "dtype": dtype}
 
     @classmethod
     def from_config(cls, config):
@@ -164,9 +201,6 @@ class MaskedPixelCNN(Prior):
             x = layer(x)
         return self.logits(x)
 
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters, "blocks": self.blocks}
-
 
 @_register
 class GatedPixelCNN(Prior):
@@ -184,6 +218,12 @@ class GatedPixelCNN(Prior):
         condition_dropout: fraction of maps whose slice index is hidden in training; above 0 the
             prior also accepts `NO_CONDITION`, so that one network samples with and without an
             index (Ho and Salimans 2022, arXiv 2207.12598).
+        below_dropout: fraction of maps whose neighbour, the code map of the slice below, is hidden
+            in training; None for a prior that takes no neighbour.
+        below_noise: largest fraction of the neighbour's codes that is replaced in training, because
+            sampled neighbours hold errors.
+        head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
+            `head_counts`, float (B, B), counts how often training pairs the bins of both.
     """
 
     def __init__(
@@ -195,6 +235,9 @@ class GatedPixelCNN(Prior):
         num_heads: int = 4,
         dropout: float = 0.3,
         condition_dropout: float = 0.0,
+        below_dropout: float | None = None,
+        below_noise: float = 0.0,
+        head_bins: int = 0,
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
@@ -203,12 +246,22 @@ class GatedPixelCNN(Prior):
         self.filters, self.blocks, self.num_heads = filters, blocks, num_heads
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.allows_no_condition = condition_dropout > 0
+        self.below_dropout, self.below_noise = below_dropout, below_noise
+        self.takes_below, self.head_bins = below_dropout is not None, head_bins
         self.random = keras.random.SeedGenerator()
         self.code_embedding = layers.Embedding(num_embeddings, filters)
         self.position_embedding = layers.Embedding(self.grid[0] * self.grid[1], filters)
         self.slice_embedding = layers.Embedding(
             SLICES_PER_SUBJECT + self.allows_no_condition, filters
         )
+        if self.takes_below:
+            self.below_embedding = layers.Embedding(num_embeddings + 1, filters)
+            same = {"padding": "same", "activation": "relu"}
+            self.below_convs = [layers.Conv2D(filters, 3, **same) for _ in range(3)]
+            self.below_drop = layers.Dropout(dropout)
+        if head_bins:
+            self.head_embeddings = [layers.Embedding(head_bins + 1, filters) for _ in range(2)]
+            self.head_counts = self.add_weight((head_bins, head_bins), "ones", trainable=False)
         self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {
@@ -221,14 +274,19 @@ class GatedPixelCNN(Prior):
         self._build()
 
     def call(self, inputs, training=False):
-        codes, slice_index = inputs
+        codes, slice_index, *others = inputs
+        if self.takes_below and not others:
+            bins = ops.full((ops.shape(codes)[0], 2), UNKNOWN, "int32")
+            others = ops.full_like(codes, UNKNOWN), bins
+        below, conditions = others or (None, None)
         if training and self.condition_dropout:
             random = keras.random.uniform(ops.shape(slice_index), seed=self.random)
             dropped = random < self.condition_dropout
             slice_index = ops.where(dropped, NO_CONDITION, slice_index)
-        condition = self.slice_embedding(slice_index)
-        position = self.position_embedding(np.arange(self.grid[0] * self.grid[1]))
-        position = ops.reshape(position, (1, *self.grid, -1))
+        if training and self.takes_below:
+            below, conditions = self._corrupted(below, conditions)
+        condition = self.condition_features(slice_index, conditions)
+        position = self.position_features(below, training=training)
         embedded = self.code_embedding(codes)
         vertical, horizontal = self.first(embedded, embedded, condition, training=training)
         vertical = vertical + position
@@ -240,23 +298,40 @@ class GatedPixelCNN(Prior):
         features = self.drop(ops.relu(vertical + horizontal), training=training)
         return self.logits(self.head(features))
 
+    def _corrupted(self, below, conditions):
+        """Neighbours with some codes of another map of the batch; some of both hidden."""
+        withheld = keras.random.uniform((ops.shape(below)[0], 3), seed=self.random)
+        hidden = withheld[:, 0] < self.below_dropout
+        noise = self.below_noise * withheld[:, 1, None, None]
+        replaced = keras.random.uniform(ops.shape(below), seed=self.random) < noise
+        below = ops.where(replaced, ops.roll(below, 1, axis=0), below)
+        below = ops.where(hidden[:, None, None], UNKNOWN, below)
+        return below, ops.where(withheld[:, 2, None] < HEAD_DROPOUT, UNKNOWN, conditions)
+
+    def condition_features(self, slice_index, conditions):
+        """What conditions a whole map, float (N, C): its slice index, and its head's bins."""
+        features = self.slice_embedding(slice_index)
+        for number, embedding in enumerate(self.head_embeddings if self.head_bins else ()):
+            bins = conditions[:, number]
+            features = features + embedding(ops.where(bins < 0, self.head_bins, bins))
+        return features
+
+    def position_features(self, below, training=False):
+        """What every position knows beforehand, float (1 or N, h, w, C): itself, and `below`."""
+        position = self.position_embedding(np.arange(self.grid[0] * self.grid[1]))
+        position = ops.reshape(position, (1, *self.grid, -1))
+        if not self.takes_below:
+            return position
+        embedded = self.below_embedding(ops.where(below < 0, self.num_embeddings, below))
+        features = embedded
+        for conv in self.below_convs:
+            features = self.below_drop(conv(features), training=training)
+        return position + embedded + features
+
     @staticmethod
     def _previous(embedded):
-        """The embedded code just before each position in reading order, across line ends.
-
-        It lets attention, which reads all features up to its own position, see all earlier codes.
-        """
+        """The embedded code just before each position in reading order, for attention to see."""
         _, height, width, filters = embedded.shape
         flat = ops.reshape(embedded, (-1, height * width, filters))
         shifted = ops.pad(flat, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         return ops.reshape(shifted, (-1, height, width, filters))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "blocks": self.blocks,
-            "num_heads": self.num_heads,
-            "dropout": self.dropout,
-            "condition_dropout": self.condition_dropout,
-        }

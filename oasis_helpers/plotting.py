@@ -79,15 +79,14 @@ def _palette() -> np.ndarray:
     return colours[chosen[1:]]
 
 
-def code_colours(codes: np.ndarray, background: Sequence[int] | None = None) -> Scale:
+def code_colours(codes: np.ndarray) -> Scale:
     """The colours of code maps (..., h, w), the same in all figures; neighbours look different.
 
-    Background codes are black: by default those that fill more than 4 % of the border.
+    Background codes, those that fill more than 4 % of the border, are black.
     """
-    if background is None:
-        border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
-        values, counts = np.unique(border, return_counts=True)
-        background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
+    border = np.append(codes[..., [0, -1], :], codes[..., [0, -1]])
+    values, counts = np.unique(border, return_counts=True)
+    background = values[counts > max(3, 0.04 * counts.sum())]  # 3: by chance in a single map
     colours = np.resize(_palette(), (max(256, int(np.nanmax(codes)) + 1), 3))
     colours[np.asarray(background, int)] = 0
     return ListedColormap(colours).with_extremes(bad="white"), 0, len(colours) - 1
@@ -381,41 +380,6 @@ def boxes(pictures: dict[str, np.ndarray], rectangles: list[list], title: str = 
             style = {"fill": False, "color": COLOURS[4], "lw": 1.2}
             axis.add_patch(plt.Rectangle((left - 0.5, top - 0.5), width, height, **style))
     figure.suptitle(title)
-    return figure
-
-
-def pipeline(stages: list[tuple[str, str, np.ndarray | None]], codebook: tuple[int, str]) -> Figure:
-    """A model as boxes joined by arrows, read from left to right, with its codebook below.
-
-    Args:
-        stages: (name, shape, picture), one for each box. A stage without a picture is a network:
-            its box gets smaller before the stage of the codebook, and larger after it.
-        codebook: the number of the stage that looks entries up, and the text of the codebook.
-    """
-    figure, axes = _figure(1, 1, 3.1, subplot_kw=BARE)
-    axis, (lookup, text) = axes[0, 0], codebook
-    tall, short = 0.37, 0.15  # half the heights of a box
-    arrow = {"arrowstyle": "-|>", "color": "black", "lw": 1.4}
-    for number, (name, shape, picture) in enumerate(stages):
-        left, right = number - tall, number + tall
-        ends = (tall, tall) if picture is not None else (tall, short)
-        ends = ends if number <= lookup else ends[::-1]
-        corners = [(left, -ends[0]), (right, -ends[1]), (right, ends[1]), (left, ends[0])]
-        if picture is not None:
-            picture = np.squeeze(picture)
-            codes = picture.dtype.kind in "iu"
-            colour_map, low, high = code_colours(picture) if codes else ("gray", None, None)
-            axis.imshow(picture, colour_map, vmin=low, vmax=high, extent=(left, right, -tall, tall))
-        edge = COLOURS[1] if number == lookup else COLOURS[0]
-        axis.add_patch(plt.Polygon(corners, facecolor="none", edgecolor=edge, lw=2))
-        axis.text(number, 0.43, name, ha="center", va="bottom", fontsize=10, weight="bold")
-        axis.text(number, -0.43, shape, ha="center", va="top", fontsize=9)
-        if number:
-            axis.annotate("", (left, 0), (right - 1, 0), arrowprops=arrow)
-    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": COLOURS[1], "linewidth": 2}
-    axis.text(lookup, -1.05, text, ha="center", va="center", fontsize=10, bbox=box)
-    axis.annotate("", (lookup, -0.6), (lookup, -0.92), arrowprops=arrow)
-    axis.set(xlim=(-0.5, len(stages) - 0.5), ylim=(-1.25, 0.7), aspect="equal", **BARE)
     return figure
 
 

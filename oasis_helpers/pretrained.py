@@ -161,24 +161,9 @@ def load_pretrained(name: str) -> Pretrained:
 
 
 def load_stages(folder: Path) -> tuple[VQVAE, Prior | None]:
-    """The VQ-VAE in a folder of weights, and its prior where it has one.
-
-    Raises:
-        ValueError: for a damaged file, or two stages that do not fit each other.
-    """
-    vqvae, prior = load_model(folder / "vqvae.keras", VQVAE), None
-    if (folder / "prior.keras").is_file():
-        prior = load_model(folder / "prior.keras", Prior)
-        sampled = (prior.num_embeddings, *prior.grid)
-        decoded = (vqvae.num_embeddings, *vqvae.code_shape)
-        if sampled != decoded:
-            raise ValueError(
-                "{}: prior.keras samples maps of {} codes on a {} x {} grid, vqvae.keras decodes "
-                "{} codes on {} x {}; put two stages there that were trained together.".format(
-                    folder, *sampled, *decoded
-                )
-            )
-    return vqvae, prior
+    """The VQ-VAE in a folder of weights, and its prior where it has one; or a ValueError."""
+    vqvae, file = load_model(folder / "vqvae.keras", VQVAE), folder / "prior.keras"
+    return vqvae, load_model(file, Prior) if file.is_file() else None
 
 
 def load_model(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model:
@@ -321,7 +306,7 @@ def _keep(stage: str, model: keras.Model, curves: dict, slices: SliceSet) -> Non
         shutil.rmtree(earlier)  # all of it is in the new folder
     elif renamed:
         line += f"; the weights that were there are now {earlier.name}"
-    print(f'{line}. Notebooks 04 to 07 use it with WEIGHTS = "mine".')
+    print(f'{line}. Later notebooks use it with WEIGHTS = "mine".')
 
 
 def load_feature_networks(data: str, train: SliceSet) -> dict[str, keras.Model]:

@@ -237,12 +237,15 @@ _FINE_TUNED = replace(
     views=6,
 )
 
+_WITH_NEIGHBOUR = _FINE_TUNED.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 6}
+
 RECIPES = {
     "oasis1-faithful": _BEFORE_FINE_TUNING,
     "oasis1": replace(
         _FINE_TUNED,
         decoder_schedule=Schedule(2304, 32, 1e-3),
-        prior_schedule=Schedule(3400, 64, 2e-3),
+        prior=_WITH_NEIGHBOUR,
+        prior_schedule=Schedule(3456, 64, 2e-3),
         seed=1,
     ),
     "oasis1-10x10": replace(
@@ -272,6 +275,7 @@ RECIPES = {
         data="cohort",
         fine_tunes="cohort-faithful",
         decoder_schedule=Schedule(960, 32, 1e-3),
-        prior_schedule=Schedule(1300, 64, 2e-3),
+        prior=_WITH_NEIGHBOUR,
+        prior_schedule=Schedule(1920, 64, 2e-3),
     ),
 }

@@ -11,11 +11,13 @@ import threading
 
 import numpy as np
 from keras import ops
+from scipy import special
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import checked_codes, refuse_nan
-from oasis_helpers.pixelcnn import GatedPixelCNN, Prior, checked_slice_index
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, Prior
 
 # The products have few rows: a second thread of BLAS costs time. Threads of Python take turns,
 # because each would restore the number of BLAS threads that another one set.
@@ -34,6 +36,7 @@ def sample_codes(
     batch_size: int = 64,
     cached: bool = True,
     progress: bool = False,
+    below: np.ndarray | None = None,
 ) -> np.ndarray:
     """Samples `n` code maps; the same seed gives the same maps whatever the batch size.
 
@@ -51,6 +54,7 @@ def sample_codes(
         batch_size: maps sampled side by side; bounds the memory.
         cached: False recomputes the full forward pass at every position, as for a `MaskedPixelCNN`.
         progress: shows a bar over positions.
+        below: int (n, h, w), the code maps of the slices below; None, or -1, where unknown.
 
     Returns:
         int32 (n, h, w).
@@ -59,14 +63,78 @@ def sample_codes(
         ValueError: for a setting out of its range, and for weights that hold NaN.
     """
     refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size)
-    slice_index, uniform, codes = initial_state(prior, n, slice_index, known, seed)
+    codes, uniform, *inputs = initial_state(prior, n, slice_index, known, seed, below)
     batches = [slice(start, start + batch_size) for start in range(0, n, batch_size)]
     total = len(batches) * codes[0:1].size
     with tqdm(total=total, unit="code", leave=False, disable=not progress) as bar:
         for rows in batches:
-            state = start(prior, slice_index[rows], cached)
+            state = start(prior, [values[rows] for values in inputs], cached)
             fill(codes[rows], uniform[rows], state, temperature, top_k, top_p, bar)
     return codes.reshape(n, *prior.grid)
+
+
+def sample_heads(
+    prior: Prior,
+    n: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    known: np.ndarray | None = None,
+    ventricles=None,
+    brightness=None,
+    progress: bool = False,
+) -> np.ndarray:
+    """Samples `n` heads slice by slice from the lowest, each slice given the one below it.
+
+    Args:
+        prior: a `GatedPixelCNN` that takes the slice below.
+        n: number of heads.
+        temperature, seed: as for `sample_codes`.
+        known: int (n, 32, h, w) of given codes, -1 where a code is to be sampled. A sampled slice
+            does not see known slices above it.
+        ventricles, brightness: bins 0 (small, dark) ... B - 1 (large, bright), an int for all heads
+            or int (n,). None samples as training heads are; heads with `known` slices get no
+            condition unless asked for.
+        progress: shows a bar over slices.
+
+    Returns:
+        int32 (n, 32, h, w).
+
+    Raises:
+        ValueError: for a setting out of its range, and a prior trained without the slice below.
+    """
+    stack = (SLICES_PER_SUBJECT,)
+    refuse_bad_settings(prior, n, temperature, None, None, known, seed, 1, stack)
+    if not prior.takes_below:
+        raise ValueError("This prior was trained without the slice below; expected one with it.")
+    codes, conditions, below = np.full((n, *stack, *prior.grid), UNKNOWN, "int32"), None, None
+    if known is not None:
+        codes[:] = known
+    if prior.head_bins and (known is None or ventricles is not None or brightness is not None):
+        conditions = head_conditions(prior, n, ventricles, brightness, seed)
+    for index in tqdm(range(SLICES_PER_SUBJECT), unit="slice", disable=not progress):
+        given = index, codes[:, index], (seed, index), below, conditions
+        sampled, uniform, *inputs = initial_state(prior, n, *given)
+        if (sampled < 0).any():
+            fill(sampled, uniform, start(prior, inputs), temperature)
+        codes[:, index] = below = sampled.reshape(n, *prior.grid)
+    return codes
+
+
+def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed=0) -> np.ndarray:
+    """int32 (n, 2): the bins asked for; the others are sampled as training heads pair them."""
+    bins, counts = np.arange(prior.head_bins), ops.convert_to_numpy(prior.head_counts)
+    logits = np.log(counts + 1e-6)[None]  # never seen together: hardly ever
+    for axis, asked in enumerate((ventricles, brightness)):
+        if asked is None:
+            continue
+        if np.shape(asked) not in ((), (n,)) or not np.isin(asked, bins).all():
+            expected = f"a bin from 0 to {prior.head_bins - 1}, or one for each of {n} heads"
+            raise ValueError(f"A condition is {asked!r}; expected {expected}.")
+        other = np.broadcast_to(asked, n)[:, None] != bins
+        logits = np.where(np.expand_dims(other, 2 - axis), -np.inf, logits)
+    logits = np.broadcast_to(logits, (n, *logits.shape[1:])).reshape(n, prior.head_bins**2)
+    sampled = inverse_cdf(logits, np.random.default_rng((seed, SLICES_PER_SUBJECT)).random(n))
+    return np.stack(np.divmod(sampled, prior.head_bins), axis=1).astype("int32")
 
 
 def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:
@@ -93,28 +161,27 @@ def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=Non
                 bar.update()
 
 
-def initial_state(prior: Prior, n: int, slice_index, known: np.ndarray | None, seed: int) -> tuple:
-    """What `n` maps start from; the arguments are those of `sample_codes`.
+def initial_state(prior: Prior, n: int, slice_index, known, seed, below=None, conditions=None):
+    """What `n` maps start from; the arguments are those of `sample_codes` and `Prior.inputs_for`.
 
     Returns:
-        int32 (n,), slice indices; float64 (n, positions) in [0, 1), random numbers; int32
-        (n, positions), the known codes and -1.
+        int32 (n, positions), the known codes and -1; float64 (n, positions) in [0, 1), random
+        numbers; and one by one the inputs of the prior, with codes of 0.
     """
     if slice_index is None:
         slice_index = np.arange(n) * 32 // max(n, 1)
-    slice_index = checked_slice_index(slice_index, n, prior.allows_no_condition)
     uniform = np.random.default_rng(seed).random((n, prior.grid[0] * prior.grid[1]))
-    codes = np.full(uniform.shape, -1, "int32")
+    codes = np.full(uniform.shape, UNKNOWN, "int32")
     if known is not None:
         codes[:] = np.reshape(known, codes.shape)
-    return slice_index, uniform, codes
+    zeros = np.zeros((n, *prior.grid), "int32")
+    return codes, uniform, *prior.inputs_for(zeros, slice_index, below, conditions)
 
 
-def start(prior: Prior, slice_index: np.ndarray, cached: bool = True):
+def start(prior: Prior, inputs, cached: bool = True):
     """An object with `next_logits() -> float (n, K)` and `append(codes)`, at the first position."""
-    if cached and isinstance(prior, GatedPixelCNN):
-        return GatedCache(prior, slice_index)
-    return FullPass(prior, slice_index)
+    cached = cached and isinstance(prior, GatedPixelCNN)
+    return GatedCache(prior, *inputs[1:]) if cached else FullPass(prior, inputs)
 
 
 def truncate_logits(logits: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -138,8 +205,8 @@ def inverse_cdf(logits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 
 
-def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size) -> None:
-    """Raises ValueError for a setting of `sample_codes` out of its range."""
+def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_size, stack=()):
+    """Raises ValueError for a setting of `sample_codes` or `sample_heads` out of its range."""
     if not isinstance(prior, Prior):
         raise ValueError(
             f"prior is a {type(prior).__name__}; expected a GatedPixelCNN or a MaskedPixelCNN: "
@@ -161,22 +228,22 @@ def refuse_bad_settings(prior, n, temperature, top_k, top_p, known, seed, batch_
     if known is None:
         return
     known = np.asarray(known)
-    if known.shape != (n, *prior.grid):
-        raise ValueError(f"known has shape {known.shape}; expected {(n, *prior.grid)}.")
+    if known.shape != (n, *stack, *prior.grid):
+        raise ValueError(f"known has shape {known.shape}; expected {(n, *stack, *prior.grid)}.")
     checked_codes("known holds", known, prior.num_embeddings, lowest=-1)
 
 
 class FullPass:
     """Recomputes the whole network for the whole grid at every position."""
 
-    def __init__(self, prior: Prior, slice_index: np.ndarray):
-        self.prior, self.slice_index = prior, slice_index
-        self.codes = np.zeros((len(slice_index), prior.grid[0] * prior.grid[1]), "int32")
+    def __init__(self, prior: Prior, inputs):
+        self.prior, self.others = prior, inputs[1:]
+        self.codes = inputs[0].reshape(len(inputs[0]), -1)
         self.position = 0
 
     def next_logits(self) -> np.ndarray:
         maps = self.codes.reshape(-1, *self.prior.grid)
-        logits = np.asarray(self.prior.predict_on_batch((maps, self.slice_index)))
+        logits = np.asarray(self.prior.predict_on_batch((maps, *self.others)))
         return logits.reshape(len(maps), -1, logits.shape[-1])[:, self.position]
 
     def append(self, codes: np.ndarray) -> None:
@@ -192,21 +259,20 @@ class GatedCache:
     and values of all earlier positions.
     """
 
-    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray):
+    def __init__(self, prior: GatedPixelCNN, slice_index: np.ndarray, below=None, conditions=None):
         self.grid, self.count, self.position = prior.grid, len(slice_index), 0
+        positions = prior.grid[0] * prior.grid[1]
         self.code_embedding = ops.convert_to_numpy(prior.code_embedding.embeddings)
-        position = ops.convert_to_numpy(prior.position_embedding.embeddings)
-        self.position_embedding = position.reshape(*prior.grid, -1)
-        condition = ops.convert_to_numpy(prior.slice_embedding.embeddings)[slice_index]
+        # What the neighbour adds is computed once a map, by the layers themselves.
+        features = prior.position_features(below), prior.condition_features(slice_index, conditions)
+        self.position_features, condition = map(ops.convert_to_numpy, features)
         self.first, *self.blocks = (
             _CachedBlock(block, condition, prior.grid) for block in (prior.first, *prior.gated)
         )
-        self.attention = [
-            _CachedAttention(prior.attention[str(number)], self.count, position.shape[0])
-            if str(number) in prior.attention
-            else None
-            for number in range(len(self.blocks))
-        ]
+        self.attention = {
+            int(after): _CachedAttention(layer, self.count, positions)
+            for after, layer in prior.attention.items()
+        }
         self.previous = np.zeros((self.count, prior.filters), "float32")
         self.head, self.logits = _affine(prior.head), _affine(prior.logits)
 
@@ -214,18 +280,18 @@ class GatedCache:
         row, column = divmod(self.position, self.grid[1])
         if column == 0:
             self._vertical_stack(row)
-        x = self.first.horizontal(column) + self.position_embedding[row, column] + self.previous
-        for block, attention in zip(self.blocks, self.attention):
+        x = self.first.horizontal(column) + self.position_features[:, row, column] + self.previous
+        for number, block in enumerate(self.blocks):
             block.scatter_right(column, x)
             x = x + block.horizontal(column)
-            if attention:
-                x = x + attention.step(x)
-        x = _relu(x + self.vertical[:, column])
-        return self.logits(_relu(self.head(x)))
+            if number in self.attention:
+                x = x + self.attention[number].step(x)
+        x = np.maximum(x + self.vertical[:, column], 0)
+        return self.logits(np.maximum(self.head(x), 0))
 
     def _vertical_stack(self, row: int) -> None:
         """Computes the vertical stack for one row."""
-        x = self.first.vertical(row) + self.position_embedding[row]
+        x = self.first.vertical(row) + self.position_features[:, row]
         for block in self.blocks:
             block.store(row, x)
             x = x + block.vertical(row)
@@ -240,11 +306,7 @@ class GatedCache:
 
 
 class _CachedBlock:
-    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal).
-
-    One tanh does both halves of a gate, because sigmoid(b) = (1 + tanh(b / 2)) / 2; the weights of
-    the horizontal stack are halved accordingly as they are read.
-    """
+    """A `GatedBlock` computed row by row (vertical) and position by position (horizontal)."""
 
     def __init__(self, block, condition: np.ndarray, grid: tuple[int, int]):
         (self.top, _), (self.side, _) = block.conv_vertical.margins
@@ -253,20 +315,17 @@ class _CachedBlock:
         self.conv_vertical = _affine(block.conv_vertical)
         self.vertical_to_horizontal = _affine(block.vertical_to_horizontal)
         self.project_vertical = _affine(block.project_vertical)
+        self.project_horizontal = _affine(block.project_horizontal)
         self.condition_vertical = _affine(block.condition_vertical)(condition)[:, None]
         shape = (len(condition), grid[0] + self.top, grid[1] + 2 * self.side, block.filters)
         self.vertical_inputs = np.zeros(shape, "float32")
 
-        self.halved = np.repeat(np.float32([1, 0.5]), block.filters)
         conv = block.conv_horizontal
-        kernel = ops.convert_to_numpy(conv.kernel)[0] * self.halved  # (taps, C, 2 C)
+        kernel = ops.convert_to_numpy(conv.kernel)[0]  # (taps, C, 2 C)
         # The last tap reads the nearest column, so a column's contributions start with it.
         self.shift, self.contribution = int(conv.shift), np.concatenate(kernel[::-1], axis=1)
         bias = ops.convert_to_numpy(conv.bias) + _affine(block.condition_horizontal)(condition)
-        self.bias = (bias * self.halved)[:, None]
-        project = block.project_horizontal
-        self.project = ops.convert_to_numpy(project.kernel) / 2
-        self.project_bias = ops.convert_to_numpy(project.bias)
+        self.bias = bias[:, None]
         # Before the gate: what every column of this row received so far, (n, columns, 2 C).
         columns = grid[1] + len(kernel) + self.shift
         self.pre_activation = np.zeros((len(condition), columns, 2 * block.filters), "float32")
@@ -290,16 +349,12 @@ class _CachedBlock:
             [band[:, :, first : first + self.columns] for first in range(self.width)], axis=1
         )
         v = self.conv_vertical(patches.reshape(*patches.shape[:2], -1))
-        self.pre_activation[:, : self.width] = (
-            self.vertical_to_horizontal(v) * self.halved + self.bias
-        )
+        self.pre_activation[:, : self.width] = self.vertical_to_horizontal(v) + self.bias
         return self.project_vertical(_gate(v + self.condition_vertical))
 
     def horizontal(self, column: int) -> np.ndarray:
         """The horizontal stack's new features of a position, float32 (n, C)."""
-        both = np.tanh(self.pre_activation[:, column])
-        values, switches = both[:, : self.filters], both[:, self.filters :]
-        return (values * (switches + 1)) @ self.project + self.project_bias
+        return self.project_horizontal(_gate(self.pre_activation[:, column]))
 
 
 class _CachedAttention:
@@ -341,10 +396,6 @@ def _affine(layer):
     return lambda x: x @ kernel + bias
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
-
-
 def _gate(features: np.ndarray) -> np.ndarray:
-    half = features.shape[-1] // 2
-    return np.tanh(features[..., :half]) / (1 + np.exp(-features[..., half:]))
+    values, switches = np.split(features, 2, axis=-1)
+    return np.tanh(values) * special.expit(switches)

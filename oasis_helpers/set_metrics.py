@@ -1,17 +1,17 @@
 """How similar is a set of generated slices to real ones? Distances between *sets*, with baselines.
 
-A new brain should differ from every given one, so no score between two images measures it. What is
-compared are sets: generated slices against real ones of test subjects, in the feature space of a
-small network, trained on real training slices to predict the slice index, the subject, and the kind
-of corruption. Slices of one subject are nearly copies of each other, so subjects are the units: no
-pair within a subject counts, and intervals come from leaving subjects out. The slices of sample
-number j, one at each slice index, take the place of a subject. They are independent of each other,
-which favours a generated set in recall and coverage.
+A new brain should differ from every given one, so no score between two images measures it. Sets are
+compared, generated slices against real ones of test subjects, in the features of a small network
+that predicts a slice's index, subject, and kind of corruption. Slices of one subject are nearly
+copies of each other, so subjects are the units: no pair within a subject counts, and intervals come
+from leaving subjects out. The slices of sample number j, one at each slice index, take the place of
+a subject. They are independent of each other, which favours a generated set in recall and coverage.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -21,25 +21,24 @@ from scipy import ndimage, stats
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet, with_mirrored
 from oasis_helpers.metrics import (
-    RESAMPLES,
     Estimate,
     band_power,
     high_frequency_power,
     ssim_scores,
-    subject_interval,
+    student_interval,
 )
 
 WIDTH = 64  # number of features
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
+CANDIDATES = 50  # training slices that are near, in the memorisation test
+HALVES = 100  # random halves of the subjects, for the intervals of sets
 INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
 COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
-
 
 # What the feature network is trained on, and one kind that it is only tested on.
 CORRUPTIONS = ("none", "blurred", "noisy", "two halves", "two heads mixed")
@@ -50,7 +49,6 @@ def corrupted(slices: SliceSet, kinds: list[str], seed: int = 0) -> np.ndarray:
     """Slices with a corruption of a given kind each, like those of generative models.
 
     Args:
-        slices: N of them.
         kinds: for each slice one of `CORRUPTIONS` or `HELD_OUT_CORRUPTION`: blurred by 0.5 to 2
             pixels; noise of 0.03 to 0.1; left and right half of two subjects; the mean of two
             subjects; every other pixel, enlarged twofold. The second subject is chosen at random
@@ -127,54 +125,54 @@ def between_subjects(slices: FeatureSet) -> np.ndarray:
     return distances
 
 
-def kid(first: FeatureSet, second: FeatureSet, seed: int = 0) -> Estimate:
+def jackknife(statistic: Callable, *sets: np.ndarray) -> list[Estimate]:
+    """Scores of sets of slices; their intervals come from random halves of each set's subjects.
+
+    Halves vary about as whole sets do (the delete-half jackknife, Shao and Wu 1989). `statistic`
+    takes a boolean (N,) for each set, the slices that count, and returns the scores; `sets` are
+    int (N,), the subjects of each set's slices.
+    """
+    rng, names = np.random.default_rng(0), [np.unique(subjects) for subjects in sets]
+
+    def scores(fraction):
+        chosen = (rng.permutation(one)[: max(2, int(fraction * len(one)))] for one in names)
+        return statistic(*map(np.isin, sets, chosen))
+
+    errors = np.std([scores(0.5) for _ in range(HALVES)], axis=0)
+    count = min(map(len, names))
+    return [student_interval(*pair, count) for pair in zip(scores(1), errors)]
+
+
+def kid(first: FeatureSet, second: FeatureSet) -> Estimate:
     """The KID of two sets: 0 on average where both come from one distribution.
 
     The unbiased squared maximum mean discrepancy with the polynomial kernel (x . y / C + 1)^3
     (Binkowski et al. 2018, arXiv 1801.01401), over pairs of different subjects only. It can be
-    negative. The 95 % interval comes from random halves of the subjects of both sets, which vary
-    as whole sets do (the delete-half jackknife, Shao and Wu 1989), and up to 1.7 times as much
-    where the sets are nearly equal: there the interval is conservative.
+    negative. Its interval (`jackknife`) is wider than needed where the sets are nearly equal.
     """
-    sums = [_block_sums(*pair) for pair in ((first, first), (second, second), (first, second))]
-    sizes = sums[2][0].shape
+    sizes = [len(np.unique(one.subjects)) for one in (first, second)]
     if min(sizes) < 2:
         raise ValueError(
             f"The KID needs two subjects or more in each set; these have {sizes[0]} and {sizes[1]}."
         )
-    rng = np.random.default_rng(seed)
 
-    def distance(of_first, of_second):
-        means, chosen = [], ((of_first, of_first), (of_second, of_second), (of_first, of_second))
-        for (rows, columns), blocks in zip(chosen, sums):
-            total, count = (part[np.ix_(rows, columns)] for part in blocks)
-            pairs = ~np.eye(*total.shape, dtype=bool) | (blocks is sums[2])  # across: all pairs
-            means.append(total[pairs].sum() / count[pairs].sum())
-        return means[0] + means[1] - 2 * means[2]
+    values = [one.values.astype("float64") for one in (first, second)]
+    kernels, across = [polynomial_kernel(one) for one in values], polynomial_kernel(*values)
+    for kernel, one in zip(kernels, (first, second)):
+        kernel[np.equal.outer(one.subjects, one.subjects)] = np.nan
 
-    halves = [
-        distance(*(rng.permutation(size)[: max(2, size // 2)] for size in sizes))
-        for _ in range(RESAMPLES // 4)
-    ]
-    low, high = np.percentile(halves, [2.5, 97.5])
-    return Estimate(float(distance(*map(np.arange, sizes))), float(low), float(high))
+    def distance(rows, columns):
+        within = [np.nanmean(k[np.ix_(x, x)]) for k, x in zip(kernels, (rows, columns))]
+        return [sum(within) - 2 * across[np.ix_(rows, columns)].mean()]
 
-
-def _block_sums(first: FeatureSet, second: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the kernel over blocks of one subject by another, and the blocks' sizes."""
-    matrix = polynomial_kernel(*(x.values.astype("float64") for x in (first, second)))
-    of_row, of_column = (
-        np.equal.outer(np.unique(x.subjects), x.subjects).astype("float64") for x in (first, second)
-    )
-    return of_row @ matrix @ of_column.T, np.outer(of_row.sum(1), of_column.sum(1))
+    return jackknife(distance, first.subjects, second.subjects)[0]
 
 
 def prdc(real: FeatureSet, other: FeatureSet) -> dict[str, Estimate]:
     """Precision, recall, density and coverage of two sets.
 
     Each slice has a ball; its radius is the distance to the fifth nearest slice *of other
-    subjects* in its own set. Intervals come from resampling the subjects whose fraction is taken,
-    with the other set fixed.
+    subjects* in its own set. Intervals come from the `jackknife` of both sets.
 
     Returns:
         "precision", the fraction of the other set inside a real slice's ball, and "recall", the
@@ -185,32 +183,38 @@ def prdc(real: FeatureSet, other: FeatureSet) -> dict[str, Estimate]:
         second.
     """
     across = euclidean_distances(real.values.astype("float64"), other.values.astype("float64"))
-    in_real = across <= _radius(real)[:, None]
-    in_other = across <= _radius(other)[None]
+    within = between_subjects(real), between_subjects(other)
+
+    def scores(rows, columns):
+        distances = across[np.ix_(rows, columns)]
+        in_real = distances <= _radius(within[0][np.ix_(rows, rows)])[:, None]
+        in_other = distances <= _radius(within[1][np.ix_(columns, columns)])
+        density = in_real.sum(0).mean() / NEIGHBOURS
+        return in_real.any(0).mean(), in_other.any(1).mean(), density, in_real.any(1).mean()
+
+    highest = {"precision": 1.0, "recall": 1.0, "density": np.inf, "coverage": 1.0}
+    estimates = zip(highest.items(), jackknife(scores, real.subjects, other.subjects))
     return {
-        "precision": subject_interval(in_real.any(0).astype(float), other.subjects),
-        "recall": subject_interval(in_other.any(1).astype(float), real.subjects),
-        "density": subject_interval(in_real.sum(0) / NEIGHBOURS, other.subjects),
-        "coverage": subject_interval(in_real.any(1).astype(float), real.subjects),
+        name: Estimate(one.mean, max(one.low, 0.0), min(one.high, end))
+        for (name, end), one in estimates
     }
 
 
-def _radius(slices: FeatureSet) -> np.ndarray:
+def _radius(distances: np.ndarray) -> np.ndarray:
     """float (N,): the distance of each slice to its fifth nearest slice of other subjects."""
-    distances, nearest = between_subjects(slices), NEIGHBOURS - 1
     if np.isfinite(distances).sum(1).min(initial=len(distances)) < NEIGHBOURS:
         raise ValueError(
-            f"A ball needs {NEIGHBOURS} slices of other subjects for each slice; choose a larger "
-            "set."
+            f"A ball needs {NEIGHBOURS} slices of other subjects for each slice, in each half of a "
+            "set; choose a larger one."
         )
-    return np.partition(distances, nearest, axis=1)[:, nearest]
+    return np.partition(distances, NEIGHBOURS - 1, axis=1)[:, NEIGHBOURS - 1]
 
 
 def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) -> Estimate:
     """Mean SSIM of slices of different subjects at the same slice index: high means low diversity.
 
-    All pairs of subjects; the 95 % interval comes from leaving out each subject in turn
-    (jackknife). Images are float (N, size, size, 1) in [0, 1], slices and subjects int (N,).
+    All pairs of subjects; interval by `jackknife`. Images are float (N, size, size, 1) in [0, 1],
+    slices and subjects int (N,).
     """
     if not len(images) == len(slices) == len(subjects):
         raise ValueError(
@@ -225,25 +229,27 @@ def pairwise_ssim(images: np.ndarray, slices: np.ndarray, subjects: np.ndarray) 
             "more with slices at the same index."
         )
     similarity = ssim_scores(images[first], images[second])[0]
-
-    def without(subject):
-        return similarity[(subjects[first] != subject) & (subjects[second] != subject)].mean()
-
-    left_out = np.array([without(subject) for subject in np.unique(subjects)])
-    error = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
-    mean = similarity.mean()
-    return Estimate(float(mean), float(mean - 1.96 * error), float(mean + 1.96 * error))
+    return jackknife(lambda x: [similarity[x[first] & x[second]].mean()], subjects)[0]
 
 
 def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.ndarray]:
-    """The training slice, as it is or mirrored, that is nearest to each image.
+    """How near the nearest training slice is, as it is or mirrored, and which one it is.
 
-    Returns root mean square differences, float (N,), and indices in `with_mirrored`, int (N,).
+    The distance to the nearest slice over the mean of the 50 nearest (Carlini et al. 2023, arXiv
+    2301.13188): near 1 for a new slice, lower for a copy. Left and right halves are compared one by
+    one, because a slice joined from halves of two training slices is a copy, too.
+
+    Returns float (N,), the mean of both halves, and int (N,), indices in `with_mirrored`.
     """
-    candidates = with_mirrored(train.images).reshape(2 * len(train), -1)
-    flat = images.reshape(len(images), -1)
-    nearest, distance = pairwise_distances_argmin_min(flat, candidates)
-    return distance / candidates.shape[1] ** 0.5, nearest
+    candidates, middle = with_mirrored(train.images), images.shape[2] // 2
+    distances = [
+        euclidean_distances(*(x[:, :, half].reshape(len(x), -1) for x in (images, candidates)))
+        for half in (slice(middle), slice(middle, None))
+    ]
+    last = min(CANDIDATES, len(candidates)) - 1
+    nearest = [np.partition(distance, last, axis=1)[:, : last + 1] for distance in distances]
+    ratios = [distance.min(1) / distance.mean(1) for distance in nearest]
+    return np.mean(ratios, axis=0), np.linalg.norm(distances, axis=0).argmin(1)
 
 
 def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,27 +267,15 @@ def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarra
     return distances.min(1), distances.argmin(1)
 
 
-def memorised_fraction(
-    distances: np.ndarray, unseen: np.ndarray, subjects: np.ndarray, seed: int = 0
-) -> Estimate:
-    """The fraction of samples nearer to a training slice than 99 % of unseen subjects' slices.
+def memorisation_test(distances: np.ndarray, unseen: np.ndarray) -> tuple[int, float]:
+    """How many samples are nearer to a training slice than every unseen slice, and its p-value.
 
-    The nearest-neighbour memorisation test: by chance the fraction is 1 %, and copies of training
-    slices raise it. The 95 % interval comes from resampling the unseen subjects.
-
-    Args:
-        distances: float (N,), of generated slices to their nearest training slices.
-        unseen: float (M,), the same for slices of unseen subjects, decoded by the same decoder.
-        subjects: int (M,), of the latter.
-        seed: of the resampling.
+    Were samples like unseen slices, any of the N + M could be the nearest: the first `count` are
+    all samples by chance with probability (N / (N + M))^count or less (Nelson 1963). Both are
+    distances to the nearest training slice, float (N,) and (M,), of slices from the same decoder.
     """
-    by_subject = [unseen[subjects == subject] for subject in np.unique(subjects)]
-    count = len(by_subject)
-    chosen = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    limits = [np.percentile(np.concatenate([by_subject[i] for i in row]), 1) for row in chosen]
-    fractions = np.searchsorted(np.sort(distances), limits) / len(distances)
-    fraction = float(np.mean(distances < np.percentile(unseen, 1)))
-    return Estimate(fraction, *map(float, np.percentile(fractions, [2.5, 97.5])))
+    count = int(np.sum(distances < unseen.min()))
+    return count, (len(distances) / (len(distances) + len(unseen))) ** count
 
 
 FLUID_THRESHOLD = 0.55  # of the brain's median grey: fluid is darker, cortex is brighter
@@ -294,10 +288,8 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
     Brain area: fraction of the image above 10 / 255, holes filled. Fluid area: fraction of the
     inner brain (without its outer 3 pixels) darker than 0.55 of its median, mostly ventricles.
     Symmetry: correlation of the brain with its mirror image about its own middle line, where both
-    are brain. Mean grey and contrast: mean and standard deviation inside the brain.
-
-    Args:
-        images: float (N, size, size, 1) in [0, 1].
+    are brain. Mean grey and contrast: mean and standard deviation inside the brain. Images are
+    float (N, size, size, 1) in [0, 1].
     """
     values = np.full((len(images), len(ANATOMY)), np.nan)
     for number, image in enumerate(images[..., 0]):
@@ -315,16 +307,20 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(ANATOMY, values.T))
 
 
-def anatomy_distances(images: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """For each measurement, the distance of two sets' distributions: 0 equal, 1 disjoint.
+def head_measures(images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """float (S, 2): fluid area (ventricle size) and mean grey (brightness) of each head.
 
-    The Kolmogorov-Smirnov statistic, the largest difference of the cumulative distributions.
+    The means of `anatomy` over all slices of a subject, subjects (N,) in increasing order.
     """
-    distances = {}
-    for name, ours, theirs in zip(ANATOMY, anatomy(images).values(), anatomy(real).values()):
-        test = stats.ks_2samp(ours, theirs, nan_policy="omit", method="asymp")
-        distances[name] = round(float(test.statistic), 3)
-    return distances
+    measures = anatomy(images)
+    values = np.stack([measures["fluid area"], measures["mean grey"]], axis=1)
+    return np.stack([np.nanmean(values[subjects == one], 0) for one in np.unique(subjects)])
+
+
+def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
+    """int (S, M): the bin, 0 ... bins - 1, of each of S values; bins are equally filled."""
+    edges = np.quantile(values, np.arange(1, bins) / bins, axis=0)
+    return np.stack([np.searchsorted(*pair) for pair in zip(edges.T, values.T)], axis=1)
 
 
 def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
@@ -334,11 +330,6 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
     scikit-learn pipeline, whose `predict` takes float (N, size * size).
     """
     flat = train.images.reshape(len(train), -1)
-    if len(train) <= len(np.unique(train.slices)):
-        raise ValueError(
-            f"{len(train)} slices of {len(np.unique(train.slices))} indices cannot train a "
-            "classifier; expected those of two subjects or more."
-        )
     components = min(COMPONENTS, *flat.shape)
     classifier = make_pipeline(
         PCA(components, svd_solver="randomized", random_state=seed), LinearDiscriminantAnalysis()
@@ -346,15 +337,32 @@ def slice_index_classifier(train: SliceSet, seed: int = 0) -> Pipeline:
     return classifier.fit(flat, train.slices)
 
 
+def neighbour_agreement(stacks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square difference and brain SSIM of slices k and k + 1, float (n, 31) each.
+
+    Of stacks (n, 32, size, size, 1) in [0, 1].
+    """
+    lower, upper = (x.reshape(-1, *stacks.shape[2:]) for x in (stacks[:, :-1], stacks[:, 1:]))
+    difference = np.sqrt(np.mean((lower - upper) ** 2, axis=(1, 2, 3)))
+    shape = len(stacks), stacks.shape[1] - 1
+    return difference.reshape(shape), ssim_scores(lower, upper)[1].reshape(shape)
+
+
+def reformats(stacks: np.ndarray) -> dict[str, np.ndarray]:
+    """{"coronal", "sagittal"}: float (n, size, 32, size), planes cut through stacks, top first.
+
+    One at each row (coronal) and column (sagittal) of stacks (n, 32, size, size, 1).
+    """
+    upright = stacks[:, ::-1, ..., 0]
+    return {"coronal": upright.swapaxes(1, 2), "sagittal": upright.transpose(0, 3, 1, 2)}
+
+
 def high_frequency_power_by_third(
     samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
 ) -> list[float]:
-    """High-frequency power of samples over that of real slices, by third of the stack.
+    """High-frequency power of samples over that of unseen subjects' slices, by third of the stack.
 
-    Args:
-        samples: float (N, size, size, 1) in [0, 1].
-        indices: int (N,), their slice indices.
-        unseen: real slices of other subjects.
+    Samples are float (N, size, size, 1) in [0, 1], with slice indices int (N,).
     """
 
     def by_third(images, slices):
@@ -381,20 +389,22 @@ def set_table(
 
     Returns:
         Estimates as [mean, low, high]: "kid" in trained and "kid_random" in random features;
-        "precision", "recall", "density", "coverage" in trained ones; "pairwise_ssim"; "anatomy", as
-        `anatomy_distances`.
+        "precision", "recall", "density", "coverage" in trained ones; "pairwise_ssim". "anatomy":
+        the Kolmogorov-Smirnov statistic of each measurement, the largest difference of cumulative
+        distributions, 0 for equal and 1 for disjoint ones.
     """
     parts = (real.images, real.subjects), (images, subjects)
     sets = {
         kind: [FeatureSet(network.predict(part, verbose=0), numbers) for part, numbers in parts]
         for kind, network in networks.items()
     }
-    row = {
-        "slices": len(images),
+    estimates = {
         "kid": kid(*sets["trained"]),
         "kid_random": kid(*sets["random"]),
         **prdc(*sets["trained"]),
         "pairwise_ssim": pairwise_ssim(images, slices, subjects),
     }
-    row = {k: v.rounded() if isinstance(v, Estimate) else v for k, v in row.items()}
-    return row | {"anatomy": anatomy_distances(images, real.images)}
+    row = {"slices": len(images)} | {k: v.rounded() for k, v in estimates.items()}
+    pairs = zip(anatomy(images).values(), anatomy(real.images).values())
+    tests = [stats.ks_2samp(*pair, nan_policy="omit", method="asymp") for pair in pairs]
+    return row | {"anatomy": {k: round(float(v.statistic), 3) for k, v in zip(ANATOMY, tests)}}

@@ -33,8 +33,9 @@ from oasis_helpers.data import (
     with_mirrored,
     write_json,
 )
-from oasis_helpers.pixelcnn import GatedPixelCNN, MaskedPixelCNN, Prior
+from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
+from oasis_helpers.set_metrics import head_measures, quantile_bins
 from oasis_helpers.vqvae import VQVAE
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
@@ -92,42 +93,60 @@ def train_prior(
     be too, so the final epochs (`UNAUGMENTED`) leave shifted slices out. The moving average of its
     weights is validated and saved (Polyak and Juditsky 1992). `options` are as for `train_vqvae`.
     """
-    unshifted = with_mirrored(train.images) if recipe.views > 1 else train.images
-    shifted = [shifted_and_mirrored(train.images, seed) for seed in range(2, recipe.views)]
-    codes = np.concatenate([vqvae.encode(images) for images in (unshifted, *shifted)])
-    slices, unseen = np.tile(train.slices, recipe.views), vqvae.encode(validate.images)
-    data = (codes, slices, len(unshifted)), ((unseen, validate.slices), unseen)
+
+    def views(images):
+        mirrored = [with_mirrored(images) if recipe.views > 1 else images]
+        shifted = (shifted_and_mirrored(images, seed) for seed in range(2, recipe.views))
+        return np.concatenate([vqvae.encode(view) for view in (*mirrored, *shifted)])
+
+    inputs = views(train.images), np.tile(train.slices, recipe.views)
+    unseen = vqvae.encode(validate.images)
+    unseen_inputs = unseen, validate.slices
+    if "below_dropout" in recipe.prior:
+        below, number = train.below(), np.unique(train.subjects, return_inverse=True)[1]
+        # A view depends on the position in the array, so both neighbours move alike.
+        hidden = np.tile(below < 0, recipe.views)[:, None, None]
+        measures = head_measures(train.images, train.subjects)
+        bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
+        neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
+        inputs += neighbours, np.tile(bins, (recipe.views, 1))
+        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), 2), UNKNOWN)
+    data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 
 
 def fit_prior(
     recipe: Recipe,
     num_embeddings: int,
-    training: tuple[np.ndarray, np.ndarray, int],
+    training: tuple,
     validation: tuple,
     callbacks=(),
-    checkpoint: Checkpoint | None = None,
-    verbose=0,
     shard: tuple[int, int] = (0, 1),
+    **options,
 ) -> tuple[Prior, dict]:
     """`train_prior` on code maps; returns the prior with its history.
 
     Args:
-        training: int (N, h, w), code maps of all views; int (N,), their slice indices; and how
-            many of them, the first ones, are not shifted.
-        validation: ((codes, slice indices), codes).
+        training: the inputs of all views as `Prior.inputs_for` has them, and how many maps, the
+            first ones, are not shifted.
+        validation: (inputs, codes).
         shard: as for `Batches`.
+        options: checkpoint and verbose, as for `fit`.
     """
-    codes, slices, unshifted = training
-    schedule = recipe.prior_schedule
+    *inputs, unshifted = training
+    codes, schedule = inputs[0], recipe.prior_schedule
     epochs = epochs_for(schedule.steps, len(codes), schedule.batch_size)
     # A training of one epoch shows the shifted slices, too.
     unaugmented = max(1, epochs - math.ceil(UNAUGMENTED * epochs)), unshifted
-    options = {"shard": shard, "unaugmented": unaugmented}
-    batches = Batches.of((codes, slices), codes, schedule.batch_size, recipe.seed, **options)
+    order = {"seed": recipe.seed, "shard": shard, "unaugmented": unaugmented}
+    batches = Batches.of(tuple(inputs), codes, schedule.batch_size, **order)
     model, averaging = _compiled_prior(recipe, num_embeddings, codes.shape[1:])
+    if model.head_bins:
+        counts = np.zeros(model.head_counts.shape)
+        np.add.at(counts, tuple(inputs[3].T), 1)
+        model.head_counts.assign(counts)
     callbacks = [*averaging, *callbacks]
-    return model, fit(model, batches, schedule.steps, validation, callbacks, checkpoint, verbose)
+    return model, fit(model, batches, schedule.steps, validation, callbacks, **options)
 
 
 def _compiled_prior(recipe: Recipe, num_embeddings: int, grid: tuple[int, int]) -> tuple:
@@ -256,7 +275,7 @@ class Batches(keras.utils.PyDataset):
         threads: `workers` and so on, as for `keras.utils.PyDataset`.
 
     Raises:
-        ValueError: as `refuse_batch` does, and for `first` outside 1 ... count.
+        ValueError: as `refuse_batch` does.
     """
 
     def __init__(
@@ -272,11 +291,6 @@ class Batches(keras.utils.PyDataset):
         super().__init__(**threads)
         self.rank, self.shards = shard
         refuse_batch(size, count, self.shards)
-        if unaugmented and not 0 < unaugmented[1] <= count:
-            raise ValueError(
-                f"unaugmented names the first {unaugmented[1]} of {count} examples; use 1 to "
-                f"{count}."
-            )
         self.read, self.count, self.size, self.seed = read, count, size, seed
         self.unaugmented = unaugmented
         self.shuffle(0)
@@ -364,7 +378,7 @@ class Checkpoint(keras.callbacks.Callback):
                 reason = f"cannot be read ({cause})" if cause else "is damaged"
                 warnings.warn(f"{file} {reason}; resuming from an earlier state.", stacklevel=3)
                 continue
-            variables = self._state(model)
+            variables = [*model.variables, *model.optimizer.variables]
             values = [value for name, value in parts.items() if name.startswith("state")]
             if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
                 raise ValueError(
@@ -377,20 +391,13 @@ class Checkpoint(keras.callbacks.Callback):
             return facts["epoch"]
         return 0
 
-    @staticmethod
-    def _state(model: keras.Model) -> list[keras.Variable]:
-        return [*model.variables, *model.optimizer.variables]
-
     def on_epoch_begin(self, epoch, logs=None):
-        state = [variable.numpy() for variable in self._state(self.model)]
-        parts = {f"state {number}": value for number, value in enumerate(state)}
+        state = [*self.model.variables, *self.model.optimizer.variables]
+        parts = {f"state {number}": value.numpy() for number, value in enumerate(state)}
         parts |= {f"best {number}": value for number, value in enumerate(self.best)}
         facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
         facts["parts"] = len(parts)
-        self.save(parts | {"facts": np.array(json.dumps(facts))})
-
-    def save(self, parts: dict[str, np.ndarray]) -> None:
-        """Writes the file."""
+        parts["facts"] = np.array(json.dumps(facts))
         self.latest.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.latest) as temporary:
             with open(temporary, "wb") as file:

@@ -117,7 +117,8 @@ class VQVAE(keras.Model):
         Raises ValueError for another shape, values outside [0, 1], and weights that hold NaN.
         """
         images = self._checked("encode", images)
-        self._refuse_nan_weights(self.encoder, self.quantizer)
+        for part in (self.encoder, self.quantizer):
+            refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
         vectors = self.encoder.predict(images, batch_size, verbose=0) if len(images) else images
         with np.errstate(over="ignore"):
             refuse_nan("encode's squared vectors hold", np.square(vectors, dtype="float32"))
@@ -126,11 +127,6 @@ class VQVAE(keras.Model):
             nearest = self.quantizer.nearest(vectors[at : at + batch_size])
             codes.append(ops.convert_to_numpy(nearest))
         return np.concatenate(codes)
-
-    @staticmethod
-    def _refuse_nan_weights(*parts) -> None:
-        for part in parts:
-            refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
 
     def _checked(self, call: str, images) -> np.ndarray:
         """The images as float32; ValueError for another shape, or values outside [0, 1]."""
@@ -162,7 +158,8 @@ class VQVAE(keras.Model):
                 f"decode got code maps of shape {codes.shape}; expected (N, {height}, {width})."
             )
         codes = checked_codes("decode got", codes, self.num_embeddings)
-        self._refuse_nan_weights(self.quantizer, self.decoder)
+        for part in (self.quantizer, self.decoder):
+            refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
         parts = [np.zeros((0, self.size, self.size, 1), "float32")]
         for at in range(0, len(codes), batch_size):
             vectors = ops.convert_to_numpy(self.quantizer.lookup(codes[at : at + batch_size]))

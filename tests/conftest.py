@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import os
 import re
-import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -126,6 +125,7 @@ def hashes_of_files(folder):
 @pytest.fixture
 def full_disk():
     """A context in which no file of this process can grow beyond 520 bytes."""
+    resource = pytest.importorskip("resource", reason="Windows sets no such limit")
 
     @contextlib.contextmanager
     def limit():
@@ -153,6 +153,8 @@ def open_folder():
 @pytest.fixture
 def as_another_user():
     """A context in which this process has no rights of its own: root may read and write all."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("Windows has no user that this process can become")
 
     @contextlib.contextmanager
     def become():

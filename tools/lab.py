@@ -94,7 +94,7 @@ def main() -> None:
         print(f"  {name}: the course has a newer version; rename or remove your copy to get it.")
     settings = Path(os.environ["IPYTHONDIR"], "profile_default", "ipython_kernel_config.py")
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text(IPYTHON, encoding="utf-8")
+    settings.write_bytes(IPYTHON.encode())
     page = f"--LabApp.default_url=/lab/tree/{MINE.name}/{START}"
     LabApp.launch_instance([f"--ServerApp.root_dir={root}", page, *sys.argv[1:]])
 

@@ -38,6 +38,7 @@ from oasis_helpers.pretrained import (
 )
 from oasis_helpers.recipes import RECIPES, Recipe
 from oasis_helpers.vqvae import VQVAE
+from tools.heads import heads_table
 
 SAMPLES_PER_INDEX = 20  # generated slices at each of the 32 slice indices
 
@@ -111,6 +112,8 @@ def splits_for(name: str) -> dict[str, SliceSet]:
 def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, SliceSet]) -> dict:
     """Scores of generated slices: "samples", and in the frame of the feature network "set_metrics".
 
+    "heads", as `heads.heads_table`, for a prior that samples whole heads.
+
     Sample number j, one slice at each slice index, takes the place of a subject. As many samples as
     there are test subjects are scored as a set, so that every row of the table has one size.
     """
@@ -133,8 +136,12 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
             "samples": (images[chosen], indices[chosen], number[chosen]),
         }.items()
     }
-    memorised = _memorised_fractions(vqvae, codes, images, training, test)
-    return scores | {"set_metrics": table, "memorisation": memorised}
+    memorisation = _memorisation(vqvae, codes, images, training, test)
+    scores |= {"set_metrics": table, "memorisation": memorisation}
+    if prior.takes_below:
+        parts = training, validate, test
+        scores["heads"] = heads_table(vqvae, prior, networks, parts, RECIPES[name].seed)
+    return scores
 
 
 def samples_table(
@@ -169,10 +176,10 @@ def samples_table(
     }
 
 
-def _memorised_fractions(
+def _memorisation(
     vqvae: VQVAE, codes, images, training: SliceSet, test: SliceSet
-) -> dict[str, list]:
-    """The nearest-neighbour memorisation test in "pixels" and in "codes": [mean, low, high].
+) -> dict[str, dict]:
+    """The nearest-neighbour memorisation test in "pixels" and in "codes".
 
     In pixels, unseen slices are decoded by the same decoder, so that its blur does not count as
     nearness.
@@ -184,11 +191,8 @@ def _memorised_fractions(
         ],
         "codes": [set_metrics.nearest_codes(x, train_codes)[0] for x in (codes, unseen)],
     }
-    fractions = {
-        kind: set_metrics.memorised_fraction(*pair, test.subjects)
-        for kind, pair in distances.items()
-    }
-    return {kind: fraction.rounded() for kind, fraction in fractions.items()}
+    tests = {kind: set_metrics.memorisation_test(*pair) for kind, pair in distances.items()}
+    return {kind: {"count": count, "p_value": round(p, 4)} for kind, (count, p) in tests.items()}
 
 
 def model_card(name: str, scores: dict) -> str:
@@ -203,16 +207,22 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["estimate"] = lambda values: (
         "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*values)
     )
+    environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
     return template.render(name=name, outdated=scores["recipe"] != current, **scores)
 
 
-def main(prog: str, description: str, command: Callable[[str], dict]) -> None:
-    """The command line: a command on the weights of a name; prints their scores."""
+def main(prog: str, description: str, command: Callable[..., dict], **flags: str) -> None:
+    """The command line: a command on the weights of a name; prints their scores.
+
+    `flags` are the command's other arguments, False unless named, with a text each.
+    """
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("name", choices=sorted(RECIPES))
-    scores = command(parser.parse_args().name)
+    for flag, text in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    scores = command(**vars(parser.parse_args()))
     print(json.dumps({k: scores[k] for k in ("test", "prior_test") if k in scores}, indent=2))
 
 

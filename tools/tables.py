@@ -7,13 +7,13 @@ slices are made again as well.
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
+from skimage.transform import resize
 
-from oasis_helpers import plotting, pretrained, sample_codes
+from oasis_helpers import plotting, pretrained, sample_codes, sample_heads
 from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import (
     REPOSITORY,
@@ -28,7 +28,7 @@ from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
 PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
-BASELINES = ("per position", "per slice index and position")
+BASELINES = ("per position", "smoothed over indices")
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def with_tables(page: str) -> str:
     for name, table in TABLES.items():
         before, mark, rest = page.partition(f"<!-- {name} -->\n")
         if mark:
-            _, end, after = rest.partition(f"\n<!-- /{name} -->")
-            page = f"{before}{mark}{table()}{end}{after}"
+            _, end, after = rest.partition(f"<!-- /{name} -->")
+            page = f"{before}{mark}{table()}\n{end}{after}"
     return page
 
 
@@ -72,7 +72,7 @@ def headline_table() -> str:
         ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
         ["high-frequency power of reconstructions", *(f"{x:.0f} %" for x in power), "100 %"],
         [
-            "bits per code (baselines: per position; per slice index and position)",
+            "bits per code (baselines: per position; smoothed over indices)",
             *(
                 "{:.2f} ({:.2f}; {:.2f})".format(
                     prior["bits_per_code"][0], *(prior["baselines"][table] for table in BASELINES)
@@ -94,7 +94,7 @@ def results_table() -> str:
     """A row for each set of weights, from its `scores.json`."""
     headings = "weights|frame|bits per slice|SSIM|brain SSIM|PSNR|high-frequency power"
     headings += "|perplexity (on brain)|bits per code|baseline per position"
-    headings += "|per slice index and position"
+    headings += "|smoothed over indices"
     rows = []
     for path in sorted(WEIGHTS.glob("*/scores.json")):
         scores = read_json(path)
@@ -149,15 +149,61 @@ def _sets_table(sets: dict[str, dict]) -> str:
     return markdown(headings, rows)
 
 
+def heads_table() -> str:
+    """Stacks of slices: real, reconstructed, generated heads, and independent slices."""
+    rows = []
+    for name in (PICTURED, "cohort"):
+        scores = read_json(WEIGHTS / name / "scores.json")["heads"]
+        for kind, sets in scores["sets"].items():
+            agreement, reformats = scores["agreement"][kind], scores["reformats"][kind]
+            thirds = (" / ".join(f"{x:.3f}" for x in values) for values in agreement.values())
+            scores_of_set = ("precision", "recall", "coverage")
+            parts = (f"{sets['all'][score][0]:.2f}" for score in scores_of_set)
+            planes = (_with_interval(reformats[f"{p} trained"]) for p in ("coronal", "sagittal"))
+            row = [f"`{name}`, {kind}", *thirds, _with_interval(sets["all"]["kid"])]
+            rows.append([*row, ", ".join(parts), *planes])
+    headings = "stacks|difference of neighbours|their brain SSIM|KID of slices"
+    headings += "|precision, recall, coverage|KID of coronal reformats|of sagittal ones"
+    return markdown(headings.split("|"), rows)
+
+
 def memorisation_table() -> str:
-    """The fraction of samples nearer to a training slice than 99 % of unseen slices are."""
+    """How many samples are nearer to a training slice than every unseen slice, and p-values."""
     rows = []
     for path in sorted(WEIGHTS.glob("*/scores.json")):
-        if fractions := read_json(path).get("memorisation"):
-            percent = ([100 * x for x in fractions[kind]] for kind in ("pixels", "codes"))
-            columns = ("{:.1f} % [{:.1f}, {:.1f}]".format(*row) for row in percent)
+        if tests := read_json(path).get("memorisation"):
+            columns = (f"{one['count']} (p = {one['p_value']:.2f})" for one in tests.values())
             rows.append([f"`{path.parent.name}`", *columns])
     return markdown(["samples of", "in pixels", "in codes"], rows)
+
+
+def planted_copies_table() -> str:
+    """Copies found, and alarms in 20 sets of which 1, 5 and 10 % are copies, or none."""
+    result = pretrained.results("memorisation")
+    rows = []
+    for kind, tests in result["copies"].items():
+        alarms = [one["alarms"].values() for one in tests.values()]
+        detected = [f"{100 * one['found']:.0f} %" for one in tests.values()]
+        rows.append(
+            [kind, *(cell for pair in zip(detected, map(_listed, alarms)) for cell in pair)]
+        )
+    for kind, tests in result["without copies"].items():
+        rows.append([f"none: {kind}", *(cell for one in tests.values() for cell in ("", str(one)))])
+    headings = [
+        f"in {test}: {what}" for test in ("pixels", "codes") for what in ("found", "alarms")
+    ]
+    return markdown(["planted", *headings], rows)
+
+
+def _listed(alarms: Iterable[int]) -> str:
+    return " / ".join(map(str, alarms))
+
+
+def membership_table() -> str:
+    """How well bits per code separate training from test subjects."""
+    result = pretrained.results("memorisation")
+    row = [f"`{result['weights']}`", _with_interval(result["membership"])]
+    return markdown(["bits per code of", "AUC, training against test subjects"], [row])
 
 
 def tokenizers_table() -> str:
@@ -216,7 +262,10 @@ TABLES = {
     "results": results_table,
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
+    "heads": heads_table,
     "memorisation": memorisation_table,
+    "planted copies": planted_copies_table,
+    "membership": membership_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,
@@ -224,7 +273,7 @@ TABLES = {
 
 
 def write_pictures() -> None:
-    """Writes `generated.png`, three rows of samples at eight slice indices, and `growing.gif`."""
+    """Writes `generated.png`, three rows of samples at eight slice indices, and `head.gif`."""
     models = pretrained.load_pretrained(PICTURED)
     indices = np.linspace(0, SLICES_PER_SUBJECT - 1, 8).round().astype(int)
     codes = sample_codes(models.prior, 24, slice_index=np.tile(indices, 3), seed=0)
@@ -234,31 +283,38 @@ def write_pictures() -> None:
     figure = plotting.images(slices, titles, columns=len(indices))
     with atomic_write(WEIGHTS / PICTURED / "generated.png") as temporary:
         figure.savefig(temporary, dpi=110)
-    write_animation(models)
+    write_head(models)
 
 
-def write_animation(models: pretrained.Pretrained) -> None:
-    """Writes `growing.gif`: three code maps fill up, and their slices beside them."""
-    codes = sample_codes(models.prior, 3, slice_index=np.array([6, 16, 26]), seed=0)
-    background = np.bincount(codes[:, 0].ravel()).argmax()  # the usual code of the first row
-    order = np.arange(codes[0].size).reshape(codes[0].shape)
-    sampled = order < np.arange(0, order.size + 4, 4)[:, None, None]  # (frames, h, w)
+def write_head(models: pretrained.Pretrained) -> None:
+    """Writes `head.gif`: the first head of seed 0, slice by slice, and two cuts that grow with it.
+
+    On the left the axial slice; on the right the coronal cut above the sagittal one.
+    """
     top, left, height, width = models.vqvae.region
-    maps, slices = [], []
-    for one in codes:  # a column of the map, and as many pixels, separates it from the next
-        steps = models.vqvae.decode(np.where(sampled, one, background))
-        steps = steps[:, top : top + height, left : left + width, 0]
-        maps.append(
-            np.pad(np.where(sampled, one, np.nan), [(0, 0), (0, 0), (0, 1)], constant_values=np.nan)
-        )
-        slices.append(np.pad(steps, [(0, 0), (0, 0), (0, width // one.shape[1])]))
-    page = plotting.animate_sampling(np.concatenate(maps, 2), np.concatenate(slices, 2), "").data
-    picture = io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0]))
-    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(picture))]
-    colours = frames[-1].quantize(128, dither=Image.Dither.NONE)  # one palette: a third of the size
-    first, *rest = (frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames)
-    with atomic_write(WEIGHTS / PICTURED / "growing.gif") as temporary:
-        durations = [90] * len(rest) + [2500]  # milliseconds
+    head = models.vqvae.decode(sample_heads(models.prior, 1, seed=0)[0])[..., 0]
+    head = head[:, top : top + height, left : left + width]
+    millimetres = models.scores["frame"]["crop"][2] / models.vqvae.size  # of a pixel; slices: 1
+    tall = round(SLICES_PER_SUBJECT / millimetres)
+    frames = []
+    for index in range(SLICES_PER_SUBJECT):
+        sampled = np.where(np.arange(SLICES_PER_SUBJECT)[:, None, None] <= index, head, 0)[::-1]
+        page = np.zeros((height, width + height + 4), "float32")
+        page[:, :width] = head[index]
+        middle, gap = height // 2, 2
+        for row, cut in (
+            (middle - gap - tall, sampled[:, middle]),
+            (middle + gap, sampled[:, :, width // 2 + 3]),
+        ):
+            page[row : row + tall, width + 4 : width + 4 + cut.shape[1]] = resize(
+                cut, (tall, cut.shape[1]), order=1
+            )
+        frame = Image.fromarray(np.uint8(255 * page))
+        frame = frame.resize((3 * frame.width, 3 * frame.height), Image.Resampling.BICUBIC)
+        frames.append(frame.quantize(48, dither=Image.Dither.NONE))  # a third of the size
+    first, *rest = frames
+    with atomic_write(WEIGHTS / PICTURED / "head.gif") as temporary:
+        durations = [120] * len(rest) + [2500]  # milliseconds
         first.save(temporary, "GIF", duration=durations, save_all=True, append_images=rest, loop=0)
 
 

@@ -1,11 +1,13 @@
 """Trains a set of weights to the end, scores it, and releases it: `python -m tools.train NAME`.
 
 Training works in `build/train/<name>/` and resumes there after its last finished epoch. At the end,
-the finished files replace those in `data/weights/<name>/`.
+the finished files replace those in `data/weights/<name>/`. `python -m tools.train NAME
+--keep_vqvae` keeps the released VQ-VAE, byte for byte, and trains only the prior on its codes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,18 +36,28 @@ from oasis_helpers.training import (
 from tools.score import main, recipe_of, score_weights, splits_for
 
 FINISHED = "finished.keras"
+FIRST_STAGE = (  # what a VQ-VAE depends on
+    *("data", "size", "crop", "vqvae", "vqvae_schedule"),
+    *("fine_tunes", "decoder_schedule", "seed"),
+)
 
 
-def train_weights(name: str) -> dict:
+def train_weights(name: str, keep_vqvae: bool = False) -> dict:
     """Trains the recipe of that name, scores it, and releases it; returns the scores.
 
+    Args:
+        name: of the recipe.
+        keep_vqvae: takes the released first stage as finished.
+
     Raises:
-        ValueError: when there is no recipe of that name, the active data set is not its own, or
-            the folder holds the checkpoints of another training.
+        ValueError: when there is no recipe of that name, the active data set is not its own, the
+            folder holds the checkpoints of another training, or there is no first stage to keep.
         BlockingIOError: when another process trains the same weights.
     """
     recipe, splits, work = recipe_of(name), splits_for(name), CHECKPOINTS / name
     with file_lock(work, f"training {name!r}"):
+        if keep_vqvae:
+            _keep_vqvae(recipe, WEIGHTS / name, work / "vqvae")
         stages = _train_stages(recipe, splits["train"], splits["validate"], work)
         history = {stage: read_json(work / stage / "history.json") for stage in stages}
         history["recipe"] = asdict(recipe)
@@ -55,6 +67,19 @@ def train_weights(name: str) -> dict:
             write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
         write_json(folder / "history.json", history)
         return score_weights(name)
+
+
+def _keep_vqvae(recipe: Recipe, released: Path, folder: Path) -> None:
+    """Puts a released VQ-VAE and its curves where training puts the finished first stage."""
+    history = read_json(released / "history.json")
+    made_as = {name: history["recipe"][name] for name in FIRST_STAGE}
+    if made_as != json.loads(json.dumps({name: asdict(recipe)[name] for name in FIRST_STAGE})):
+        raise ValueError(
+            f"{released} holds a VQ-VAE of another recipe than today's; train both stages."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / FINISHED, (released / "vqvae.keras").read_bytes())
+    write_json(folder / "history.json", history["vqvae"])
 
 
 def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Path) -> list[str]:
@@ -118,4 +143,5 @@ def _stage(
 
 
 if __name__ == "__main__":
-    ending_with_a_sentence(lambda: main("python -m tools.train", __doc__, train_weights))
+    flags = {"keep_vqvae": "take the released VQ-VAE as finished, and train the prior only"}
+    ending_with_a_sentence(lambda: main("python -m tools.train", __doc__, train_weights, **flags))

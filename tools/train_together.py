@@ -8,38 +8,46 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import shifted_and_mirrored
-from oasis_helpers.distributed import (
-    SIZES,
-    SharedCheckpoint,
-    SliceStream,
-    Worker,
-    WorkerLostError,
-    barrier,
-    fit_together,
-    naming_lost_workers,
-    stream_slices,
-)
+from oasis_helpers.distributed import SIZES, SliceStream, stream_slices
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import data_root, save_model
 from oasis_helpers.recipes import Recipe, improved_vqvae
-from oasis_helpers.training import Batches, fit_prior, learning_rate, verify_run_signature
+from oasis_helpers.training import (
+    Batches,
+    Checkpoint,
+    fit,
+    fit_prior,
+    learning_rate,
+    verify_run_signature,
+)
 from oasis_helpers.vqvae import VQVAE
 
 CHUNK = 64  # slices that are read and encoded at a time
 SETTINGS = ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")  # KERAS_DISTRIBUTION_...
+# The names in JAX's errors when another worker is lost.
+TRANSPORTS = ("Gloo", "NCCL", "coordination service", "distributed service")
 PATIENCE = 60  # seconds that a worker waits for the others; JAX waits up to 300 and then aborts
+
+
+class Worker(NamedTuple):
+    """One of `count` processes that train one model together; the first has rank 0."""
+
+    rank: int = 0
+    count: int = 1
 
 
 def train_together(
@@ -81,7 +89,7 @@ def _train_stages(recipe, root, folder: Path, worker, callbacks, verbose) -> tup
     train, validate = (
         stream_slices(root, split, recipe.size, recipe.crop) for split in ("train", "validate")
     )
-    signature = folder, recipe, train.fingerprint(), validate.fingerprint()
+    signature = folder, recipe, fingerprint(train), fingerprint(validate)
     if worker.rank == 0 and not (folder / "run_signature.json").is_file():
         verify_run_signature(*signature)  # writes it
     barrier(worker, "signed")
@@ -93,16 +101,16 @@ def _train_stages(recipe, root, folder: Path, worker, callbacks, verbose) -> tup
     unseen = _encode(local_vqvae, validate, 0, folder, worker)
     training = np.concatenate(views), np.tile(train.slices, recipe.views)
     with naming_lost_workers(folder / "prior", worker):
-        checkpoint = SharedCheckpoint(folder / "prior", worker, "val_loss")
+        checkpoint = SharedCheckpoint(folder / "prior", worker)
         prior, _ = fit_prior(
             recipe,
             vqvae.num_embeddings,
             (*training, min(recipe.views, 2) * len(train)),
             ((unseen, validate.slices), unseen),
             callbacks[1],
-            checkpoint,
-            verbose,
             worker,
+            checkpoint=checkpoint,
+            verbose=verbose,
         )
     checkpoint.take_best()
     with local_scope():
@@ -126,8 +134,18 @@ def _train_vqvae(recipe, train: SliceStream, folder: Path, worker, callbacks, ve
     vqvae = improved_vqvae(float(sample.var()), recipe.size, seed=recipe.seed, **recipe.vqvae)
     vqvae.compile(keras.optimizers.Adam(learning_rate(schedule.learning_rate, schedule.steps)))
     batches = Batches(read, 2 * count, schedule.batch_size, recipe.seed, worker)
-    fit_together(vqvae, batches, schedule.steps, folder, worker, callbacks, verbose)
+    with naming_lost_workers(folder, worker):
+        checkpoint = SharedCheckpoint(folder, worker, None)
+        fit(vqvae, batches, schedule.steps, None, callbacks, checkpoint, verbose)
     return vqvae
+
+
+def fingerprint(stream: SliceStream) -> str:
+    """A hash of the files and of the frame: shows whether a training saw these slices."""
+    digest = hashlib.sha256(f"{stream.size} {stream.crop}".encode())
+    for path, subject, index in zip(stream.paths, stream.subjects, stream.slices):
+        digest.update(f"{subject} {index} ".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _encode(vqvae: VQVAE, stream: SliceStream, view: int, folder: Path, worker: Worker):
@@ -193,6 +211,55 @@ def join_workers() -> Worker:
     return Worker(jax.process_index(), jax.process_count())
 
 
+class SharedCheckpoint(Checkpoint):
+    """A checkpoint that the first worker writes and all workers resume from."""
+
+    def __init__(self, folder: Path, worker: Worker, monitor: str | None = "val_loss"):
+        super().__init__(folder, monitor)
+        self.worker = worker
+
+    def restore(self, model: keras.Model) -> int:
+        epoch = super().restore(model)
+        barrier(self.worker, "restored")  # before the first worker writes again
+        return epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.worker.rank == 0:
+            super().on_epoch_begin(epoch, logs)
+
+
+def barrier(worker: Worker, name: str) -> None:
+    """Returns when all workers have reached the barrier of this name."""
+    if worker.count > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker was lost; the message says where training resumes."""
+
+
+@contextlib.contextmanager
+def naming_lost_workers(folder: Path, worker: Worker) -> Iterator[None]:
+    """Turns JAX's errors about another worker into a `WorkerLostError` that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if worker.count == 1 or not any(name in str(error) for name in TRANSPORTS):
+            raise
+        raise WorkerLostError(
+            f"{name_of(worker)} lost the others: one was stopped, or the network failed. "
+            f"{folder} holds the training as it was before the unfinished epoch; start all workers "
+            "again with the same command to resume from there."
+        ) from error
+
+
+def name_of(worker: Worker) -> str:
+    """For messages: "Worker 1 of 2"."""
+    return f"Worker {worker.rank + 1} of {worker.count}"
+
+
 @contextlib.contextmanager
 def watching_others(folder: Path, worker: Worker) -> Iterator[None]:
     """Ends this process with a sentence when another worker shows no sign of life.
@@ -214,7 +281,7 @@ def watching_others(folder: Path, worker: Worker) -> Iterator[None]:
                     stamps[file] = stamp, time.monotonic()
                 elif time.monotonic() - since > PATIENCE:
                     _end(
-                        f"{worker.name.capitalize()} has seen no sign of life of worker {number} "
+                        f"{name_of(worker)} has seen no sign of life of worker {number} "
                         f"for {PATIENCE} seconds: it was stopped, never started, or has another "
                         f"{folder}. That folder holds the training as it was before the unfinished "
                         "epoch; start all workers again with the same command to resume from there."

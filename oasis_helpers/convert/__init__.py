@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -108,6 +107,6 @@ def describe(target: Path) -> str:
         *plan["remarks"],
         *([f"{turned} volumes were turned; see {output.MANIFEST}."] if turned else []),
         f"Look at {target / output.MONTAGE}; {output.MANIFEST} lists the source of each slice.",
-        f"To use these slices: OASIS_DATA_DIR={shlex.quote(os.path.abspath(target))} make run",
+        f"To use these slices, set OASIS_DATA_DIR to this folder: {os.path.abspath(target)}",
     ]
     return "\n".join(map(printable, lines))

@@ -81,8 +81,9 @@ def _layout_subjects(source: Path, files: list[SourceFile], pattern: str) -> Sub
     if len(prefixes) > 1:
         places = ", ".join(prefix or "." for prefix in sorted(prefixes))
         raise SliceDataError([f"{source}: holds the layout in several places, {places}; give one."])
-    file_at = {str(PurePosixPath(source, file.name)): file for file in files}
-    folder = path_class(file_at)(source, prefixes.pop())
+    root = source.as_posix()
+    file_at = {str(PurePosixPath(root, file.name)): file for file in files}
+    folder = path_class(file_at)(root, prefixes.pop())
     stacks = defaultdict(dict)
     for split, paths in check_layout(folder).items():
         for (case, index), path in paths.items():

@@ -20,10 +20,10 @@ import os
 import pathlib
 import shutil
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 from nilearn import datasets
 from PIL import Image
@@ -33,14 +33,13 @@ from tqdm.auto import tqdm
 
 from oasis_helpers.data import LAYOUT_FOLDER as FOLDER
 from oasis_helpers.data import SLICES_PER_SUBJECT as SLICES
-from oasis_helpers.data import SPLITS
+from oasis_helpers.data import SPLITS, write_json
 
 SUBJECTS = 96, 12, 12  # in training, validation, test
 RECORD = "cohort.json"
 MADE_BY = "oasis_helpers.cohort"  # the first version's name, so that its cohorts stay valid
 VERSION = 1  # of the pixels: raise it whenever the same seed gives others
 MAX_SUBJECTS = 999  # case_NNN
-SCRAP_AGE = 3600  # seconds; making a cohort takes minutes
 MAX_WORKERS = 8  # a subject in the making holds about 100 MB
 
 FRAME = 256  # pixels a side
@@ -109,7 +108,7 @@ def make_cohort(
     `case_NNN_slice_K.nii.png` (256 x 256, 8-bit grey, K = 0 ... 31) and `<root>/cohort.json`.
     Subjects are numbered from 1 through all splits, so none is in two. All is written beside
     root and moved there when complete: an interrupted run leaves nothing behind, and of two
-    processes that make the same cohort at once, both end well.
+    processes that ask for the same cohort at once, one makes it and the other waits.
 
     Args:
         root: folder to make; may exist if it is empty.
@@ -137,23 +136,20 @@ def make_cohort(
         raise ValueError(f"workers must be 1 or more, or None, not {workers}.")
     _check_seed(seed)
 
-    for scrap in root.parent.glob(f".{root.name}-*"):  # a killed process may have left it
-        if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
-            shutil.rmtree(scrap, ignore_errors=True)
     if _is_made(root, subjects, seed):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        unfinished = pathlib.Path(scratch, root.name)
-        _write_cohort(unfinished, subjects, seed, workers)
-        try:
-            if root.is_dir():
-                root.rmdir()  # refuses unless it is empty
-            unfinished.rename(root)
-        except OSError:
-            # Another process may have been first; anything else there is an error.
-            if not _is_made(root, subjects, seed):
-                raise
+    # Another process that asks for the same cohort waits here, and then finds it.
+    with filelock.FileLock(root.parent / f".{root.name}.lock"):
+        for scrap in root.parent.glob(f".{root.name}-*"):  # a killed process left it
+            shutil.rmtree(scrap, ignore_errors=True)
+        if not _is_made(root, subjects, seed):
+            with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+                unfinished = pathlib.Path(scratch, root.name)
+                _write_cohort(unfinished, subjects, seed, workers)
+                if root.is_dir():
+                    root.rmdir()  # refuses unless it is empty
+                unfinished.rename(root)
     return root
 
 
@@ -360,7 +356,7 @@ def _write_cohort(root: pathlib.Path, subjects: tuple[int, ...], seed: int, work
             job.result()
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupted run stops after the subjects in hand
-    (root / RECORD).write_text(json.dumps(_record(subjects, seed), indent=2) + "\n")
+    write_json(root / RECORD, _record(subjects, seed), indent=2)
 
 
 def _record(subjects: tuple[int, ...], seed: int) -> dict:
@@ -395,7 +391,7 @@ def _is_made(root: pathlib.Path, subjects: tuple[int, ...], seed: int) -> bool:
         return False
     advice = "nothing was changed: give another folder, or move that one away and try again."
     try:
-        record = json.loads((root / RECORD).read_text())
+        record = json.loads((root / RECORD).read_text("utf-8"))
         made_by_us = record["made_by"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         made_by_us = False

@@ -5,10 +5,10 @@ import numpy as np
 import tensorflow as tf
 from workers import rings
 
-from oasis_helpers.distributed import mirrored
 from oasis_helpers.layers import EMAVectorQuantizer
 from oasis_helpers.recipes import patch_networks
 from oasis_helpers.vqvae import VQVAE
+from tools.mirrored import mirrored
 
 images = rings()
 processor = tf.config.list_physical_devices("CPU")[0]

@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
@@ -403,3 +405,97 @@ def test_the_menu_opens_on_a_phone(browser, address):
         link.click()
         tab.wait_for_url("**/02_vqvae_building.html")
         assert not faults
+
+
+# ------------------------------------------------------------------------------- the live page
+
+
+LIVE = "book/draw"
+FINISHED = """() => document.getElementById("draw-status").textContent.startsWith("Sampled")"""
+CODES = """() => [...document.querySelectorAll("#draw-map button")].map(
+    button => Number(button.title.match(/: code (\\d+)$/)[1]))"""
+GREYS = """() => {
+  const { width, height } = document.getElementById("draw-slice");
+  const context = document.getElementById("draw-slice").getContext("2d");
+  return [...context.getImageData(0, 0, width, height).data].filter((_, i) => i % 4 === 0);
+}"""
+SECONDS, MINUTE = 5, 60_000  # from opening to the first slice; milliseconds to wait for it
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    from oasis_helpers import load_pretrained
+
+    return load_pretrained("cohort")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("slice_index", "temperature", "seed"),
+    [(16, "1", 0), (0, "0.7", 1), (31, "1", 2), (8, "1.5", 123), (24, "0.1", 9999)],
+)
+def test_live_page_samples_the_codes_of_sample_codes(
+    browser, address, cohort, slice_index, temperature, seed
+):
+    """All codes, and grey levels but for rounding."""
+    from oasis_helpers import sample_codes
+
+    settings = {"index": slice_index, "temperature": temperature, "seed": seed}
+    with opened(browser, "desktop") as (tab, faults):
+        visit(tab, f"{address}/{LIVE}.html")
+        for name, value in settings.items():
+            tab.locator(f"#draw-{name}").fill(str(value))
+        tab.get_by_role("button", name="Sample", exact=True).click()
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
+        codes, greys = tab.evaluate(CODES), tab.evaluate(GREYS)
+        shown = tab.locator("#draw-python").text_content()
+        assert not faults
+    models = cohort  # the name in the line that the page shows
+    assert shown.startswith("sample_codes(models.prior, 1, ")
+    expected = eval(shown)
+    same = sample_codes(
+        models.prior, 1, slice_index=slice_index, temperature=float(temperature), seed=seed
+    )
+    assert codes == same.ravel().tolist() == expected.ravel().tolist()
+    top, left, height, width = models.vqvae.region
+    decoded = models.vqvae.decode(same)[0, top : top + height, left : left + width, 0]
+    assert np.abs(np.reshape(greys, decoded.shape) - 255 * decoded).max() < 0.51
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("screen", SCREENS)
+def test_live_page_shows_a_slice_soon_and_is_accessible(browser, address, screen):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with opened(browser, screen) as (tab, faults):
+        start = time.monotonic()
+        tab.goto(f"{address}/{LIVE}.html")
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
+        seconds = time.monotonic() - start
+        tab.screenshot(path=SCREENSHOTS / f"live-{screen}.png")
+        assert tab.evaluate(FAULTS) == faults == []
+        assert not axe.Axe().run(tab).response["violations"]
+    assert seconds < SECONDS, f"load {os.getloadavg()[0]:.1f}"
+
+
+@pytest.mark.browser
+def test_live_page_is_repainted_by_keyboard_without_a_server(browser, site, cohort):
+    """From a file, where a browser lets a page read no other."""
+    with opened(browser, "desktop") as (tab, faults):
+        visit(tab, (site / f"{LIVE}.html").as_uri())
+        tab.wait_for_function(FINISHED, timeout=MINUTE)
+        codes = tab.evaluate(CODES)
+        tab.locator("#draw-seed").focus()
+        for key in ("Tab", "Tab", "ArrowDown", "ArrowDown", "ArrowRight"):  # past "Sample"
+            tab.keyboard.press(key)
+        _, columns = cohort.vqvae.code_shape
+        assert tab.evaluate("document.activeElement.title").startswith("row 2, column 1: code")
+        for key in ("Tab", "ArrowRight", "Space", "Shift+Tab", "Space"):
+            tab.keyboard.press(key)
+        chosen = tab.locator("#draw-palette [aria-pressed=true]")
+        codes[2 * columns + 1] = int(chosen.get_attribute("title").removeprefix("code "))
+        assert tab.evaluate(CODES) == codes
+        decoded = cohort.vqvae.decode(np.reshape(codes, (1, *cohort.vqvae.code_shape)))[0, ..., 0]
+        top, left, height, width = cohort.vqvae.region
+        decoded = decoded[top : top + height, left : left + width]
+        assert np.abs(np.reshape(tab.evaluate(GREYS), decoded.shape) - 255 * decoded).max() < 0.51
+        assert not [fault for fault in faults if not fault.startswith("asked for file:")]

@@ -11,6 +11,7 @@ from experiments import (
     ablation,
     decoders,
     image_sizes,
+    memorisation,
     priors,
     rates,
     sampling,
@@ -115,6 +116,17 @@ def test_temperatures(few, cohort_root, monkeypatch):
     low, usual = tables["0.3"], tables["1.0"]
     assert low["slices"] == usual["slices"] == 192 and len(usual["high_frequency_power"]) == 3
     assert low["pairwise_ssim"][0] > usual["pairwise_ssim"][0]
+
+
+@pytest.mark.long
+def test_copies_are_planted_and_found(few, cohort_root, monkeypatch):
+    monkeypatch.setattr(memorisation, "PER_INDEX", 4)
+    result = memorisation.measure(cohort_root, "cohort")
+    assert result["samples"] == 128 and set(result["without copies"]) == {"samples", "unseen"}
+    again = result["copies"]["decoded again"]
+    assert {test: row["found"] for test, row in again.items()} == {"pixels": 1.0, "codes": 1.0}
+    area, low, high = result["membership"]
+    assert low <= area <= high
 
 
 @pytest.mark.long

@@ -128,7 +128,7 @@ def test_the_environment_is_made_once_and_again_where_it_does_not_fit(course):
     code, output = make(renamed, "run")
     assert code == 0 and "Making" in output and f"runs in {renamed}" in output, output
 
-    with open(renamed / "requirements.lock", "a") as lock:
+    with open(renamed / "requirements.lock", "a", encoding="utf-8") as lock:
         lock.write("# changed\n")
     code, output = make(renamed, "run")
     assert code == 0 and "Making" in output
@@ -205,7 +205,7 @@ def kill(process: subprocess.Popen, everything: bool) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         children = f"/proc/{process.pid}/task/{process.pid}/children"
-        for child in Path(children).read_text().split():
+        for child in Path(children).read_text("utf-8").split():
             os.kill(int(child), signal.SIGKILL)
         process.kill()
 
@@ -277,7 +277,7 @@ def test_values_are_never_run(course, name, where):
 )
 @pytest.mark.parametrize("name", ["OASIS_DATA_DIR", "OASIS_CACHE_DIR"])
 def test_folders_reach_the_kernels_as_they_were_given(course, name, value, expected):
-    with open(course / "Makefile", "a") as file:
+    with open(course / "Makefile", "a", encoding="utf-8") as file:
         file.write(f"\nshow:\n\t@printenv {name} || true\n")
     for words, settings in (([], {name: value}), ([f"{name}={value}"], {})):
         assert make(course, "show", *words, **settings)[1].strip() == expected.format(course)

@@ -46,7 +46,7 @@ def contents(folder):
 
 def test_both_stages_are_found_again(mine, vqvae, prior, test_slices, capsys):
     pretrained.keep("vqvae", vqvae, CURVES, test_slices)
-    said = 'Kept in my_weights/mine. Notebooks 04 to 07 use it with WEIGHTS = "mine".\n'
+    said = 'Kept in my_weights/mine. Later notebooks use it with WEIGHTS = "mine".\n'
     assert capsys.readouterr().out == said
     assert load_pretrained("mine").prior is None
     pretrained.keep("prior", prior, CURVES, test_slices)

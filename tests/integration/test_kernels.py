@@ -90,9 +90,9 @@ def test_settings_of_other_projects_stay_out(tmp_path, foreign_home):
     )
 
 
-@pytest.mark.parametrize("backend", [None, "", "theano", "jax-not-installed", "os"])
+@pytest.mark.parametrize("backend", ["", "theano", "jax-not-installed", "os"])
 def test_the_door_of_run_needs_a_backend_that_keras_has(foreign_home, backend):
-    foreign_home |= {"OASIS_DATA_DIR": "/nowhere"} | ({"KERAS_BACKEND": backend} if backend else {})
+    foreign_home |= {"OASIS_DATA_DIR": "/nowhere"} | {"KERAS_BACKEND": backend}
     command = [sys.executable, "-m", "oasis_helpers", "run"]
     run = subprocess.run(command, env=foreign_home, cwd=REPOSITORY, capture_output=True, text=True)
     assert run.returncode == 1 and "Traceback" not in run.stderr

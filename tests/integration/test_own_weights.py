@@ -9,7 +9,6 @@ import pytest
 
 from oasis_helpers import pretrained
 from oasis_helpers.data import REPOSITORY
-from tests.integration.test_variations import as_in_a_notebook, loaded, run  # noqa: F401
 from tools.notebooks import execute
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("0[1-9]*.ipynb"))
@@ -38,14 +37,14 @@ def with_own_weights(notebook):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_parameter_and_the_call_stand_where_they_belong(path):
-    """03 and 05 keep a stage each; 04 to 07 load what WEIGHTS names."""
+    """03 and 05 keep a stage each; 04 to 06 and 08 load what WEIGHTS names."""
     sources = [cell.source for cell in code(path)]
     number = path.stem[:2]
     assert [stage for source in sources for stage in KEEP.findall(source)] == (
         [STAGES[number]] if number in STAGES else []
     )
     parameters = sum(bool(WEIGHTS.search(source)) for source in sources)
-    assert parameters == (number in ("04", "05", "06", "07"))
+    assert parameters == (number in ("04", "05", "06", "08"))
     if parameters:
         assert any("load_pretrained(WEIGHTS)" in source for source in sources)
 
@@ -57,22 +56,6 @@ def mine(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "MY_WEIGHTS", folder)
     monkeypatch.setenv("OASIS_MY_WEIGHTS", str(folder))
     return folder / "mine"
-
-
-def test_kept_weights_load_in_04_to_06(mine, request):
-    """The short way: shipped weights, kept as a student's, up to the cell that loads them."""
-    request.getfixturevalue("as_in_a_notebook")
-    models = pretrained.load_pretrained("cohort")
-    test = models.load_slices(pretrained.data_root(), "test")
-    pretrained.keep("vqvae", models.vqvae, models.history["vqvae"], test)
-    pretrained.keep("prior", models.prior, models.history["prior"], test)
-    for path in (path for path in NOTEBOOKS if path.stem[:2] in ("04", "05", "06")):
-        cells = [(cell.id, WEIGHTS.sub('WEIGHTS = "mine"', cell.source)) for cell in code(path)]
-        (last,) = (n for n, (_, source) in enumerate(cells) if "load_pretrained(WEIGHTS)" in source)
-        chosen = [cell for cell in cells[: last + 1] if "import" in cell[1] or "WEIGHTS" in cell[1]]
-        names = run(path, chosen)
-        assert names["models"].history["recipe"]["data"] == "cohort"
-        assert set(names["models"].scores["weights"]) == {"vqvae", "prior"}
 
 
 @pytest.mark.long

@@ -111,7 +111,7 @@ def lab_of(student, home):
         url = f"http://127.0.0.1:{port}/{address}?token=student"
         return urllib.request.urlopen(url, timeout=60).read()
 
-    with open(home.parent / "lab.log", "w") as log:
+    with open(home.parent / "lab.log", "w", encoding="utf-8") as log:
         server = student("make", "lab", stdout=log, stderr=log)
     try:
         for _ in range(600):

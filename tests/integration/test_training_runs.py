@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -143,6 +144,23 @@ def test_weights_are_trained_scored_and_released(tiny, cohort_root):
     assert "not the subject's own" in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.long
+def test_a_prior_is_trained_on_released_codes(tiny, monkeypatch, refused):
+    train.train_weights("tiny")
+    file, work = tiny / "tiny" / "vqvae.keras", tiny.parent / "work" / "tiny"
+    released, recipe = file.read_bytes(), recipes.RECIPES["tiny"]
+    neighbour = recipe.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 2}
+    monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(recipe, prior=neighbour))
+    shutil.rmtree(work)
+    scores = train.train_weights("tiny", keep_vqvae=True)
+    assert file.read_bytes() == released and load_pretrained("tiny").prior.takes_below
+    assert len(scores["prior_test"]["given_below"]["by_index"]) == 31
+    other = dataclasses.replace(recipe, seed=recipe.seed + 1)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", other)
+    words = "tiny holds a VQ-VAE of another recipe than today's; train both stages."
+    refused(lambda: train.train_weights("tiny", keep_vqvae=True), words)
+
+
 def diverging(kind: str) -> tuple:
     """A model, batches for it, and a learning rate that is too high."""
     rng = np.random.default_rng(0)
@@ -198,3 +216,31 @@ def test_a_prior_ends_with_unshifted_slices(monkeypatch, steps, unaugmented):
     (codes, slices), _ = batches.read(np.arange(2 * len(train)))
     np.testing.assert_array_equal(codes, vqvae.encode(with_mirrored(train.images)))
     np.testing.assert_array_equal(slices, np.tile(train.slices, 2))
+
+
+def test_a_neighbour_moves_with_its_slice(monkeypatch):
+    """In every view, a neighbour is shifted and mirrored as its slice; bins are a head's."""
+    monkeypatch.setattr(training, "fit", lambda model, batches, steps, validation, *_: batches)
+    train = heads(4, size=32)
+    stripes = np.float32(np.arange(32) % 5 == 1) / 2  # so that shifts and mirroring show
+    train = dataclasses.replace(train, images=np.clip(train.images + stripes[:, None], 0, 1))
+    recipe = recipes.Recipe(
+        "cohort",
+        32,
+        vqvae={"num_embeddings": 16, "widths": (4, 4), "blocks": 1},
+        prior={"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.1, "head_bins": 2},
+        prior_schedule=recipes.Schedule(1, 16, 4e-3),
+        views=4,
+    )
+    vqvae = recipes.improved_vqvae(1.0, recipe.size, **recipe.vqvae)
+    same = dataclasses.replace(train, images=np.repeat(train.images[::32], 32, 0))  # no anatomy
+    prior, batches = training.train_prior(recipe, vqvae, same, same)
+    (codes, slices, below, conditions), _ = batches.read(np.arange(4 * len(train)))
+    assert (below[slices == 0] == -1).all()
+    equal = [training.shifted_and_mirrored(same.images, seed) for seed in (2, 3)]
+    moved = np.concatenate([with_mirrored(same.images), *equal])
+    np.testing.assert_array_equal(codes, vqvae.encode(moved))
+    np.testing.assert_array_equal(below[slices > 0], codes[slices > 0])
+    assert prior.head_counts.numpy().sum() == len(codes)
+    per_head = conditions.reshape(4, 4, 32, 2)  # views, heads, slices
+    assert (per_head == per_head[:1, :, :1]).all() and set(per_head.ravel()) == {0, 1}

@@ -17,11 +17,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from oasis_helpers import distributed
 from oasis_helpers.data import atomic_write
+from oasis_helpers.distributed import sample_shard
 from oasis_helpers.recipes import Recipe, Schedule
 from tools import train_together as together
-from tools.train_together import gather, join_workers, local_scope, train_together
+from tools.train_together import Worker, gather, join_workers, local_scope, train_together
 
 COUNTS = {"train": 96, "validate": 32, "test": 32}  # slices
 RECIPE = Recipe(
@@ -94,11 +94,11 @@ def main() -> None:
     several = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or chosen.join
     together.PATIENCE = chosen.patience
     devices = len(keras.distribution.list_devices()) if not several else 1
-    worker = join_workers() if several else distributed.Worker()
+    worker = join_workers() if several else Worker()
     if devices > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel())
     write_slices(chosen.folder / "slices")
-    distributed.barrier(worker, "written")
+    together.barrier(worker, "written")
 
     recipe = replace(RECIPE, vqvae_schedule=replace(RECIPE.vqvae_schedule, steps=chosen.steps))
     last = worker.rank == worker.count - 1
@@ -113,11 +113,11 @@ def main() -> None:
             worker,
             ([first], [second]),
         )
-    except distributed.WorkerLostError as error:
+    except together.WorkerLostError as error:
         print(error, flush=True)
         os._exit(3)  # what JAX does on the way out would wait for the worker that is gone
     with local_scope():
-        samples = distributed.sample_shard(prior, 10, worker)
+        samples = sample_shard(prior, 10, worker)
         codes = vqvae.encode(rings())
     seen = {
         "vqvae losses": first.losses,

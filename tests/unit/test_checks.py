@@ -28,6 +28,16 @@ def softmax(x):
 
 
 WRONG = {
+    "the top below the bottom": (
+        "neighbours_below",
+        lambda codes: np.roll(codes, 1, axis=0),
+        "has no neighbour",
+    ),
+    "the slice above": (
+        "neighbours_below",
+        lambda codes: np.concatenate([codes[:1] * 0 - 1, codes[1:]]),
+        "not k + 1",
+    ),
     "whole frame": (
         "mirror_difference",
         lambda x: np.abs(x - x[:, :, ::-1]).mean((1, 2, 3)),

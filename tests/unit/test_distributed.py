@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from oasis_helpers import distributed, load_pretrained, load_slices, sample_codes
+from oasis_helpers import distributed, load_slices, sample_codes
 from oasis_helpers.data import SliceDataError
-from oasis_helpers.distributed import Worker, sample_shard, stream_slices
+from oasis_helpers.distributed import sample_shard, stream_slices
+from oasis_helpers.pixelcnn import GatedPixelCNN
 from oasis_helpers.recipes import improved_vqvae
 from oasis_helpers.training import Batches
-from tools.train_together import gather, join_workers
+from tests.examples import with_large_weights
+from tools.train_together import Worker, barrier, fingerprint, gather, join_workers
 
 
 def test_several_workers_need_jax():
@@ -37,7 +39,7 @@ def test_batches_that_cannot_be_shared(size):
 
 
 def test_all_workers_samples_are_those_of_one():
-    prior = load_pretrained("cohort").prior
+    prior = with_large_weights(GatedPixelCNN(12, (4, 5), filters=8, blocks=1, num_heads=1))
     whole = sample_codes(prior, 5, slice_index=7, seed=2)
     shards = [sample_shard(prior, 5, Worker(rank, 3), slice_index=7, seed=2) for rank in range(3)]
     assert [len(shard) for shard in shards] == [2, 2, 1]
@@ -47,7 +49,7 @@ def test_all_workers_samples_are_those_of_one():
 def test_one_worker_gathers_and_waits_alone(tmp_path):
     part = np.arange(3)
     assert gather(part, tmp_path / "codes", Worker()) is part
-    distributed.barrier(Worker(), "alone")
+    barrier(Worker(), "alone")
     assert not list(tmp_path.iterdir())
 
 
@@ -65,16 +67,16 @@ def test_a_stream_reads_what_a_set_holds(cohort_root):
 
 
 def test_the_fingerprint_of_a_stream_is_one_of_its_pixels_and_frame(slice_root, train_folder):
-    def fingerprint(*frame):
-        return stream_slices(slice_root, "train", *frame).fingerprint()
+    def of(*frame):
+        return fingerprint(stream_slices(slice_root, "train", *frame))
 
-    before = fingerprint()
-    assert fingerprint() == before != fingerprint(64)
+    before = of()
+    assert of() == before != of(64)
     first, second, *_ = sorted(train_folder.iterdir())
     pixels = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(pixels)
-    assert fingerprint() != before, "two files were exchanged"
+    assert of() != before, "two files were exchanged"
 
 
 def test_a_stream_reports_a_damaged_file_when_it_reads_it(tmp_path):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from oasis_helpers import pixelcnn
 from oasis_helpers.pixelcnn import (
     NO_CONDITION,
     GatedPixelCNN,
@@ -54,6 +55,71 @@ def test_logits_depend_on_earlier_codes_only(make, grid):
         assert 0.2 < seen < 0.95, "the stacked masks have no blind spot"
 
 
+@functools.cache
+def neighbour(grid):
+    """A prior that takes the slice below and a head's conditions."""
+    small = {"filters": 16, "blocks": 3, "num_heads": 2, "dropout": 0.0, "head_bins": 3}
+    return with_large_weights(GatedPixelCNN(K, grid, below_dropout=0.3, **small))
+
+
+def test_the_neighbour_reaches_every_position_and_later_codes_reach_none():
+    prior, positions = neighbour((4, 5)), 20
+    rng = np.random.default_rng(0)
+    codes, below = rng.integers(K, size=(2, positions))
+    changed = np.tile(below, (positions + 1, 1))
+    changed[np.arange(positions), np.arange(positions)] = (below + 5) % K
+    maps = np.tile(codes, (positions + 1, 1)).reshape(-1, 4, 5)
+    inputs = prior.inputs_for(maps, 7, changed.reshape(-1, 4, 5))
+    logits = np.asarray(prior(inputs)).reshape(positions + 1, positions, K)
+    change = np.abs(logits[:-1] - logits[-1]).max(-1)
+    rows, columns = np.divmod(np.arange(positions), 5)
+    near = np.maximum(*(np.abs(np.subtract.outer(x, x)) for x in (rows, columns))) <= 3
+    assert (change[near] > 1e-5).all(), "three convolutions see three positions to every side"
+    assert not np.triu(which_codes_matter(prior)).any(), "a position sees itself or a later one"
+    assert change[0, -1] > 1e-6, "attention carries what is far away"
+
+
+def test_what_is_not_given_is_unknown():
+    prior, unknown = neighbour((4, 4)), np.full((2, 4, 4), -1)
+    plain = prior.log_prob(CODES, [3, 20])
+    same = prior.log_prob(CODES, [3, 20], unknown, np.full((2, 2), -1))
+    np.testing.assert_array_equal(plain, same)
+    logits = prior.predict_on_batch((CODES, np.array([3, 20])))
+    expected = prior.predict_on_batch(prior.inputs_for(CODES, [3, 20]))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+    for other in (
+        prior.log_prob(CODES, [3, 20], below=CODES),
+        prior.log_prob(CODES, [3, 20], conditions=np.zeros((2, 2), int)),
+        prior.log_prob(CODES, [3, 20], conditions=np.full((2, 2), 2)),
+    ):
+        assert np.abs(other - plain).min() > 1e-4
+
+
+def test_the_neighbour_is_hidden_and_corrupted_in_training_only(monkeypatch):
+    prior = neighbour((4, 4))
+    inputs = prior.inputs_for(CODES, [3, 20], CODES + 5, np.zeros((2, 2), int))
+    monkeypatch.setattr(prior, "below_dropout", 1.0)
+    hidden, conditions = prior._corrupted(*inputs[2:])
+    assert (np.asarray(hidden) == -1).all() and set(np.unique(conditions)) <= {-1, 0}
+    below = np.random.default_rng(0).integers(K, size=(256, 4, 4)).astype("int32")
+    monkeypatch.setattr(prior, "below_dropout", 0.0)
+    same, _ = prior._corrupted(below, np.zeros((256, 2), "int32"))
+    np.testing.assert_array_equal(same, below)
+    monkeypatch.setattr(prior, "below_noise", 0.5)
+    changed = np.asarray(prior._corrupted(below, np.zeros((256, 2), "int32"))[0]) != below
+    assert 0.15 < changed.mean() < 0.3, "up to half of the codes, a quarter on average"
+
+
+def test_older_files_have_no_neighbour():
+    config = gated((4, 4)).get_config()
+    older = {name: config[name] for name in config if not name.startswith(("below", "head_"))}
+    again = GatedPixelCNN.from_config(older)
+    assert not again.takes_below and not again.head_bins
+    shapes = [weight.shape for weight in again.weights]
+    assert shapes == [weight.shape for weight in gated((4, 4)).weights]
+    assert len(neighbour((4, 4)).weights) == len(shapes) + 1 + 6 + 2 + 1
+
+
 @pytest.mark.parametrize("make", [masked, gated])
 def test_probabilities_of_all_maps_of_a_tiny_grid_sum_to_one(make):
     maps = np.stack(np.meshgrid(np.arange(K), np.arange(K)), -1).reshape(-1, 1, 2)
@@ -62,17 +128,19 @@ def test_probabilities_of_all_maps_of_a_tiny_grid_sum_to_one(make):
     assert np.exp(log_p.astype("float64")).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_log_prob_in_small_batches_and_of_no_map(prior):
+def test_log_prob_in_small_batches_and_of_no_map(prior, monkeypatch):
     maps = np.random.default_rng(1).integers(K, size=(5, 4, 4))
     indices = [0, 8, 16, 24, 31]
     whole = prior.log_prob(maps, indices)
-    np.testing.assert_allclose(prior.log_prob(maps, indices, batch_size=2), whole, rtol=1e-5)
+    monkeypatch.setattr(pixelcnn, "BATCH", 2)
+    np.testing.assert_allclose(prior.log_prob(maps, indices), whole, rtol=1e-5)
     assert prior.log_prob(maps[:0], 0).shape == (0,)
 
 
-@pytest.mark.parametrize("make", [masked, gated])
+@pytest.mark.parametrize("make", [masked, gated, neighbour])
 def test_a_saved_prior_computes_the_same(make, tmp_path):
-    prior, inputs = make((4, 4)), (CODES, np.array([3, 20]))
+    prior = make((4, 4))
+    inputs = prior.inputs_for(CODES, np.array([3, 20]))
     prior.save(tmp_path / "prior.keras")
     again = keras.saving.load_model(tmp_path / "prior.keras", compile=False)
     np.testing.assert_allclose(np.asarray(again(inputs)), np.asarray(prior(inputs)), rtol=1e-5)
@@ -113,14 +181,31 @@ LOG_PROB = {
 }
 
 
+OTHERS = {
+    "below": (
+        {"below": CODES[0]},
+        "below has shape (4, 4) and values [0] ...; expected (2, 4, 4),",
+    ),
+    "code": ({"below": CODES + K}, "and values [12] ...; expected (2, 4, 4), and 0 to 11, or -1"),
+    "half": ({"below": CODES + 0.5}, "and values [0.5] ...; expected (2, 4, 4), and 0 to 11, or"),
+    "conditions": ({"conditions": [1, 2]}, "conditions has shape (2,) and values [1 2] ...;"),
+    "bin": ({"conditions": np.full((2, 2), 3)}, "expected (2, 2), and 0 to 2, or -1 where unknown"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), OTHERS.values(), ids=OTHERS)
+def test_log_prob_refuses_other_neighbours_and_conditions(refused, options, words):
+    refused(lambda: neighbour((4, 4)).log_prob(CODES, 0, **options), words)
+
+
+def test_a_prior_without_neighbours_refuses_one(prior, refused):
+    words = "This prior was trained without the slice below; leave it out."
+    refused(lambda: prior.log_prob(CODES, 0, below=CODES), words)
+
+
 @pytest.mark.parametrize(("codes", "index", "words"), LOG_PROB.values(), ids=LOG_PROB)
 def test_log_prob_refuses(prior, refused, codes, index, words):
     refused(lambda: prior.log_prob(codes, index), words)
-
-
-def test_log_prob_refuses_an_empty_batch(prior, refused):
-    words = "batch_size = 0: expected a whole number, 1 or more."
-    refused(lambda: prior.log_prob(CODES, 0, batch_size=0), words)
 
 
 def test_fit_needs_targets(refused):

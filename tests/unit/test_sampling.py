@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from oasis_helpers import sample_codes
+from oasis_helpers import sample_codes, sample_heads
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
-from oasis_helpers.sampling import fill, inverse_cdf, truncate_logits
+from oasis_helpers.sampling import fill, head_conditions, inverse_cdf, truncate_logits
 from tests.examples import with_large_weights
 
 K = 12
@@ -88,6 +88,83 @@ def test_only_the_likeliest_codes_are_kept(top_k, top_p, kept):
     logits = np.log([[0.15, 0.5, 0.05, 0.3]])
     finite = np.isfinite(truncate_logits(logits.copy(), top_k, top_p))[0]
     assert finite.tolist() == (np.argsort(np.argsort(-logits[0])) < kept).tolist()
+
+
+# --------------------------------------------------------------------------- whole heads
+
+
+@pytest.fixture(scope="module")
+def neighbour():
+    options = {"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.3, "head_bins": 3}
+    return with_large_weights(GatedPixelCNN(K, (3, 4), **options))
+
+
+def test_heads_depend_on_the_seed_and_not_on_their_number(neighbour):
+    heads = sample_heads(neighbour, 2, seed=3)
+    assert heads.shape == (2, 32, 3, 4) and heads.dtype == np.int32
+    assert 0 <= heads.min() and heads.max() < K
+    np.testing.assert_array_equal(heads, sample_heads(neighbour, 3, seed=3)[:2])
+    assert not np.array_equal(heads, sample_heads(neighbour, 2, seed=4))
+
+
+def test_every_slice_follows_from_the_one_below(neighbour):
+    heads = sample_heads(neighbour, 4, temperature=1e-9, ventricles=1, brightness=2)
+    for index in (0, 1, 30):
+        below = heads[:, index - 1] if index else None
+        logits = neighbour(neighbour.inputs_for(heads[:, index], index, below, [[1, 2]] * 4))
+        np.testing.assert_array_equal(np.argmax(logits, -1), heads[:, index])
+    slices = sample_codes(neighbour, 4, 5, below=heads[:, 4], top_k=1)
+    logits = neighbour(neighbour.inputs_for(slices, 5, heads[:, 4]))
+    np.testing.assert_array_equal(np.argmax(logits, -1), slices)
+    options = {"slice_index": 5, "below": heads[:, 4], "batch_size": 3}
+    full = sample_codes(neighbour, 4, cached=False, **options)
+    np.testing.assert_array_equal(sample_codes(neighbour, 4, **options), full)
+
+
+def test_known_slices_are_kept_and_continued(neighbour):
+    known = np.full((3, 32, 3, 4), -1)
+    known[:, :4] = np.random.default_rng(0).integers(K, size=(3, 4, 3, 4))
+    known[:, 7:] = 7
+    heads = sample_heads(neighbour, 3, known=known)
+    np.testing.assert_array_equal(heads[known >= 0], known[known >= 0])
+    assert heads.min() >= 0 and len(np.unique(heads[:, 4:7])) > 3
+    np.testing.assert_array_equal(sample_heads(neighbour, 3, known=heads), heads)
+
+
+def test_bins_are_sampled_as_training_heads_pair_them(neighbour):
+    neighbour.head_counts.assign([[0, 0, 6], [0, 2, 0], [2, 0, 0]])
+    bins = head_conditions(neighbour, 4000)
+    assert bins.dtype == np.int32 and set(map(tuple, bins)) == {(0, 2), (1, 1), (2, 0)}
+    assert np.mean(bins[:, 0] == 0) == pytest.approx(0.6, abs=0.03)
+    np.testing.assert_array_equal(bins[:5], head_conditions(neighbour, 5))
+    assert head_conditions(neighbour, 3, ventricles=2).tolist() == [[2, 0]] * 3
+    assert head_conditions(neighbour, 2, brightness=[0, 1]).tolist() == [[2, 0], [1, 1]]
+    assert head_conditions(neighbour, 2, 0, 0).tolist() == [[0, 0]] * 2
+    assert sample_heads(neighbour, 0, ventricles=1).shape == (0, 32, 3, 4)
+
+
+HEADS = {
+    "n": ({"n": -1}, "n = -1: expected a whole number, 0 or more."),
+    "temperature": ({"temperature": 0}, "temperature = 0: expected a number above 0."),
+    "known": ({"known": CODES}, "known has shape (2, 4, 4); expected (2, 32, 3, 4)."),
+    "code": ({"known": np.full((2, 32, 3, 4), K)}, "known holds codes from 12 to 12; expected 0"),
+    "bin 3": ({"ventricles": 3}, "A condition is 3; expected a bin from 0 to 2, or"),
+    "bins": (
+        {"brightness": [1]},
+        "A condition is [1]; expected a bin from 0 to 2, or one",
+    ),
+    "half": ({"ventricles": 0.5}, "A condition is 0.5; expected a bin from 0 to 2, or one"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), HEADS.values(), ids=HEADS)
+def test_heads_refuse_what_is_out_of_range(neighbour, refused, options, words):
+    refused(lambda: sample_heads(**{"prior": neighbour, "n": 2} | options), words)
+
+
+def test_heads_need_a_prior_with_neighbours(prior, refused):
+    words = "This prior was trained without the slice below; expected one with it."
+    refused(lambda: sample_heads(prior, 2), words)
 
 
 SETTINGS = {

@@ -24,16 +24,14 @@ def test_the_command_describes_what_it_wrote(run, cohort_root, tmp_path, capsys)
     run(path, tmp_path / "slices", "--seed", "3")
     printed = capsys.readouterr().out
     assert "96 slices of 1 / 1 / 1 subjects (train / validate / test)." in printed
-    assert f"OASIS_DATA_DIR={tmp_path / 'slices'} make run" in printed
+    assert "To use these slices, set OASIS_DATA_DIR to this folder: " in printed
 
 
-def test_the_printed_command_is_quoted_and_holds_a_full_path(
-    run, cohort_root, tmp_path, capsys, monkeypatch
-):
+def test_the_full_path_of_the_target_is_printed(run, cohort_root, tmp_path, capsys, monkeypatch):
     path = write_zip(tmp_path / "slices.zip", layout_of(cohort_root, 1))
     monkeypatch.chdir(tmp_path)
     run(path, "my slices; ls")
-    assert f"OASIS_DATA_DIR='{tmp_path}/my slices; ls' make run" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'my slices; ls'}\n")
 
 
 def test_very_long_names_end_it_with_a_sentence(run, cohort_root, tmp_path):

@@ -27,7 +27,7 @@ from tests.unit.convert.examples import (
 
 
 def test_the_manifest_lists_the_source_of_every_slice(converted, disc):
-    with open(converted / output.MANIFEST, newline="") as file:
+    with open(converted / output.MANIFEST, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["file"] for row in rows} == {
         path.relative_to(converted).as_posix()

@@ -3,14 +3,16 @@
 import io
 import json
 import shutil
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from oasis_helpers import load_slices
-from oasis_helpers.convert import convert, output
-from oasis_helpers.data import LAYOUT_FOLDER, SPLITS
+from oasis_helpers.convert import convert, output, sources
+from oasis_helpers.convert.archives import SourceFile
+from oasis_helpers.data import LAYOUT_FOLDER, SPLITS, SliceDataError
 from tests.unit.convert.examples import (
     CASES,
     COLUMNS,
@@ -188,6 +190,18 @@ def test_faults_of_names_and_splits_are_reported_at_once(cohort_root, tmp_path):
     words = ["brain.png", "slice index 40", "the file is empty", "both train and test"]
     assert len(faults) == 4
     assert all(any(word in fault for fault in faults) for word in words)
+
+
+def test_a_folder_of_windows_is_named_with_slashes(cohort_root):
+    files = [
+        SourceFile(f"{LAYOUT_FOLDER}/{name}", len(content), lambda content=content: content)
+        for name, content in layout_of(cohort_root, 1).items()
+    ]
+    folder = PureWindowsPath(r"C:\OASIS data")
+    kind, (subjects, _, faults) = sources.find_subjects(folder, files)
+    assert (kind, len(subjects), faults) == ("layout", 3, [])
+    with pytest.raises(SliceDataError, match=f"^C:/OASIS data/{LAYOUT_FOLDER}: without slices of"):
+        sources.find_subjects(folder, files[:-32])
 
 
 # --------------------------------------------------------------------------- what is none of them

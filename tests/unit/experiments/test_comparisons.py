@@ -156,3 +156,9 @@ def test_two_experiments_do_not_run_at_once(fake, monkeypatch):
     with command.file_lock(command.BUILD / "experiments", "measuring 'speed'"):
         with pytest.raises(BlockingIOError, match="Another process is measuring 'sampling'"):
             command.main()
+
+
+def test_time_to_target_is_a_first_passage():
+    reference = [[10.0, 0.4], [20.0, 0.6], [30.0, 0.5], [40.0, 0.6]]
+    assert time_to_target.speed_up(reference, [[2.0, 0.5], [4.0, 0.7], [5.0, 0.8]]) == 5.0
+    assert time_to_target.speed_up(reference, [[2.0, 0.59]]) is None

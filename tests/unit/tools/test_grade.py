@@ -87,7 +87,7 @@ def test_what_is_no_python_is_still_an_attempt():
 
 def test_every_exercise_of_the_course_has_a_number():
     exercises = [exercise for notebook in grade.course() for exercise in notebook.exercises]
-    assert len(exercises) == 13 and {len(notebook.exercises) for notebook in grade.course()}
+    assert len(exercises) == 14 and {len(notebook.exercises) for notebook in grade.course()}
     assert grade.Exercise("6.3", "kid", "kid") in exercises and PERPLEXITY in exercises
 
 

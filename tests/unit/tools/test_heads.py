@@ -1,0 +1,49 @@
+"""Scores of generated heads notice what they are for."""
+
+import numpy as np
+
+from tests.examples import heads as examples
+from tools import heads
+
+
+def stacks(count, seed=0):
+    return heads.stacks_of(examples(count, seed).images)
+
+
+def test_strangers_agree_less_than_heads_in_every_third():
+    brightness = np.array([0.4, 0.6, 0.8, 1.0])[:, None, None, None, None]
+    whole = stacks(4) * brightness
+    mixed = np.stack([whole[(np.arange(32) + k) % 4, np.arange(32)] for k in range(4)])
+    of_heads, of_mixed = heads.agreement(whole), heads.agreement(mixed)
+    assert len(of_heads["difference"]) == len(of_heads["brain_ssim"]) == 3
+    assert (np.array(of_mixed["difference"]) > of_heads["difference"]).all()
+    assert (np.array(of_mixed["brain_ssim"]) < of_heads["brain_ssim"]).all()
+
+
+def test_slices_out_of_order_are_rough():
+    order = np.r_[0:32:2, 1:32:2]
+    rough, smooth = heads.area_roughness(stacks(2)[:, order]), heads.area_roughness(stacks(2))
+    assert rough["brain area"] > smooth["brain area"]
+
+
+def test_the_copy_alarm_notices_a_planted_copy():
+    training = examples(5)
+    copies = heads.one_subject_fraction(stacks(5)[:2], training)
+    assert copies == {"mean": 1.0, "largest": 1.0}
+    mirrored = heads.one_subject_fraction(stacks(5)[:2][:, :, :, ::-1], training)
+    assert mirrored["mean"] == 1.0
+    others = heads.one_subject_fraction(stacks(3, seed=1), training)
+    assert others["mean"] < 0.8
+
+
+def test_frames_of_reformats_keep_every_value():
+    planes = np.random.default_rng(0).random((2, 32, 80))
+    pictures = heads.framed(planes, 80)
+    assert pictures.shape == (2, 80, 80, 1)
+    np.testing.assert_array_equal(pictures[:, 8:72:2, :, 0], planes)
+    np.testing.assert_array_equal(pictures[:, 9:72:2, :, 0], planes)
+    assert not pictures[:, :8].any() and not pictures[:, 72:].any()
+
+
+def test_means_by_third():
+    assert heads.by_third(np.arange(6.0)[None]) == [0.5, 2.5, 4.5]
