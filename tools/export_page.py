@@ -90,11 +90,8 @@ def prior_weights(prior, arrays: Arrays) -> dict:
 
 
 def condition_features(prior):
-    """What is known before the first code: of a map, (32, C), and of its positions, (h x w, C)."""
+    """What is known before the first code: of maps, (32, C), and of positions, (1, h, w, C)."""
     indices = np.arange(SLICES_PER_SUBJECT)
-    if not hasattr(prior, "position_features"):
-        positions = np.arange(prior.grid[0] * prior.grid[1])
-        return prior.slice_embedding(indices), prior.position_embedding(positions)
     codes = np.zeros((SLICES_PER_SUBJECT, *prior.grid), "int32")
     below, conditions = prior.inputs_for(codes, indices)[2:] or (None, None)  # all unknown
     position = prior.position_features(below)[:1]  # so all maps have the same

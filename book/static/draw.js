@@ -277,7 +277,7 @@ async function sample() {
   codes.forEach((_, position) => write(position, -1));
   const sampler = new Sampler(model, Number(slice)), random = randomNumbers(Number(seed));
   while (sampler.position < codes.length) {
-    await new Promise(requestAnimationFrame);
+    if (sampler.position % 2 === 0) await new Promise(requestAnimationFrame); // two codes a frame
     if (current !== run) return; // the button was pressed again
     write(sampler.position, sampler.next(Math.fround(temperature), random.next().value));
     if (sampler.position % width === 0) showSlice();
