@@ -59,7 +59,7 @@ def script(name: str) -> str:
     vqvae, prior = models.vqvae, models.prior
     black = vqvae.encode(np.zeros((1, vqvae.size, vqvae.size, 1), "float32"))
     patches = code_patches(vqvae, prior)
-    colours = code_colours(black, np.unique(black))[0].colors
+    colours = code_colours(black)[0].colors
     model = {
         "grid": vqvae.code_shape,
         "background": int(black[0, 0, 0]),

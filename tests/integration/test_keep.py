@@ -62,8 +62,8 @@ def test_both_stages_are_found_again(mine, vqvae, prior, test_slices, capsys):
     assert models.history == {"recipe": recipe, "vqvae": curves, "prior": curves}
     assert models.scores["frame"] == frame and models.scores["recipe"] == recipe
     assert models.scores["test"]["slices"] == 3
-    mean, low, high = models.scores["prior_test"]["bits_per_code"]
-    assert low <= mean <= high < np.log2(12) + 0.5  # untrained
+    mean, *_ = models.scores["prior_test"]["bits_per_code"]  # one subject has no interval
+    assert 0 < mean < np.log2(12) + 0.5  # untrained
     assert models.scored_on(test_slices)
 
 

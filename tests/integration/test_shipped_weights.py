@@ -9,11 +9,8 @@ from oasis_helpers.data import SPLITS, read_json
 NAMES = sorted(path.parent.name for path in pretrained.WEIGHTS.glob("*/scores.json"))
 
 
-# Other weights than those that the notebooks load by default are scored in the long lane.
-LANES = [pytest.param(name, marks=[] if name == "cohort" else [pytest.mark.long]) for name in NAMES]
-
-
-@pytest.mark.parametrize("name", LANES)
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
 def test_scores_are_those_of_the_weights(name, request):
     """Measured again on test subjects; processors differ by a code here and there."""
     models = load_pretrained(name)
