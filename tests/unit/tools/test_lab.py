@@ -97,7 +97,7 @@ def test_pages_are_copied_beside_a_read_only_course(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "faq.md").write_text("an older one")
     lab.copy_pages(tmp_path)
-    for name in ("README.md", "docs/faq.md", "data/weights/oasis1/growing.gif"):
+    for name in ("README.md", "docs/faq.md", "data/weights/oasis1/head.gif"):
         assert (tmp_path / name).read_bytes() == (REPOSITORY / name).read_bytes()
     pages = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in pages) < 2e6, "pages and pictures only"
