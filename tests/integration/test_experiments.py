@@ -61,6 +61,7 @@ def test_ablation_resumes(few, cohort_root, tmp_path, monkeypatch):
     assert list(ablation.measure(cohort_root, file, steps=2)) == results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "quantizer",
     [RotationQuantizer(12, 3), FiniteScalarQuantizer((3, 2, 2)), ResidualQuantizer((4, 3), 3)],

@@ -152,6 +152,7 @@ def test_an_environment_of_an_earlier_version_is_made_again(course):
     assert code == 0 and f"runs in {course}" in output, output
 
 
+@pytest.mark.long
 def test_a_failed_installation_says_so_and_is_repeated(course):
     lock = (course / "requirements.lock").read_text()
     (course / "requirements.lock").write_text(f"{lock}no-such-package==1 --hash=sha256:{'0' * 64}")
@@ -221,6 +222,7 @@ def killed_and_made(course: Path, seconds: float, everything: bool) -> None:
     assert code == 0 and f"runs in {course}" in output, (seconds, everything, output)
 
 
+@pytest.mark.long
 def test_an_installation_that_was_killed_is_made_again(course):
     killed_and_made(course, 3, everything=True)
 

@@ -108,11 +108,6 @@ def as_in_a_notebook(loaded, monkeypatch):
                 stage.set_weights(values)
 
 
-def lane(entry) -> list:
-    """Those that raise are quick; all of them together take five minutes."""
-    return [] if entry["kind"] == "raises" else [pytest.mark.long]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_suggestion_has_its_mark_and_its_entry(path):
     bullets, entries = suggestions(path)
@@ -122,12 +117,13 @@ def test_every_suggestion_has_its_mark_and_its_entry(path):
         assert set(entry) | {"skip"} == KEYS, entry
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "number"),
     [
-        pytest.param(path, number, id=f"{path.stem}-{number + 1}", marks=lane(entry))
+        pytest.param(path, number, id=f"{path.stem}-{number + 1}")
         for path in NOTEBOOKS
-        for number, entry in enumerate(suggestions(path)[1])
+        for number in range(len(suggestions(path)[1]))
     ],
 )
 def test_suggestions_do_what_they_say(path, number, as_in_a_notebook):
