@@ -17,7 +17,6 @@ from oasis_helpers.causal import CausalAttention, GatedBlock, MaskedConv2D
 from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import (
     checked_codes,
-    global_dtype_policy,
     refuse_below_one,
     refuse_nan,
     refuse_targets,
@@ -133,14 +132,7 @@ class Prior(keras.Model):
     def get_config(self):
         arguments = inspect.signature(self.__init__).parameters  # each is an attribute, too
         config = {name: getattr(self, name) for name in arguments if name != "kwargs"}
-        dtype = self.logits.dtype_policy.name
-        return config | {"grid": list(self.grid), "name": self.name, "dtype": dtype}
-
-    @classmethod
-    def from_config(cls, config):
-        config = {"dtype": "float32", **config}  # older files hold none
-        with global_dtype_policy(config.pop("dtype")):
-            return cls(**config)
+        return config | {"grid": list(self.grid), "name": self.name}
 
 
 def checked_slice_index(slice_index, count: int, allows_no_condition: bool = False) -> np.ndarray:

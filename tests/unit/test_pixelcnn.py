@@ -232,24 +232,6 @@ def test_codes_may_have_any_integer_type(make, kind):
     np.testing.assert_array_equal(prior.log_prob(CODES.astype(kind), 3), prior.log_prob(CODES, 3))
 
 
-@pytest.mark.parametrize("kind", [MaskedPixelCNN, GatedPixelCNN])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_the_dtype_policy_is_saved(kind, policy):
-    keras.config.set_dtype_policy(policy)
-    prior = kind(K, (4, 4), filters=4, blocks=1)
-    keras.config.set_dtype_policy("float32" if policy != "float32" else "mixed_float16")
-    try:
-        config = prior.get_config()
-        again = kind.from_config(config)
-        older = kind.from_config({k: v for k, v in config.items() if k != "dtype"})
-        assert keras.config.dtype_policy().name != policy, "the global policy was changed"
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert {older.compute_dtype, older.logits.compute_dtype} == {"float32"}
-    for one, other in zip(prior._flatten_layers(), again._flatten_layers(), strict=True):
-        assert one.compute_dtype == other.compute_dtype, one.name
-
-
 SIZES = {
     "filters": ({"filters": 2, "num_heads": 4}, "filters_per_head = 0: expected a whole number"),
     "heads": ({"num_heads": 0}, "num_heads = 0: expected a whole number, 1 or more."),
