@@ -197,7 +197,7 @@ class Recipe:
         vqvae_schedule: of the first stage; None where it is taken from `fine_tunes`.
         fine_tunes: the weights that give encoder and codebook, and the decoder that is fine-tuned
             against a discriminator.
-        decoder_schedule: of that fine-tuning.
+        decoder_schedule: of that fine-tuning, and of the decoder of whole heads.
         prior: arguments of `GatedPixelCNN`, or {"reference": True} for the reference.
         prior_schedule: of the prior; None for weights without one.
         views: augmented versions of every training slice whose codes the prior learns: 1, as it

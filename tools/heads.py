@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from oasis_helpers import sample_codes, sample_heads, set_metrics
+from oasis_helpers import metrics, sample_codes, sample_heads, set_metrics
 from oasis_helpers.data import SLICES_PER_SUBJECT, SliceSet
 from oasis_helpers.pretrained import Pretrained
 from oasis_helpers.set_metrics import FeatureSet
@@ -37,7 +37,8 @@ def heads_table(
         asked: how many heads of a given ventricle size are sampled.
 
     Returns:
-        "agreement", "area_roughness" and "feature_steps" of single stacks; "nearest_subject", the
+        "reconstruction" by both decoders; "agreement", "area_roughness" and "feature_steps" of
+        single stacks; "nearest_subject", the
         copy alarm; "sets" and "reformats" against the real heads; "ventricles", the correlation of
         what is asked for and measured.
     """
@@ -57,9 +58,14 @@ def heads_table(
         return {"real": stacks_of(images), "reconstructed": reconstructed(images)} | generated
 
     own, sets = with_real(real.images), with_real(other.images)
+    alone = models.vqvae.decode(models.vqvae.encode(real.images))
     copies = reconstructed(training.images[: len(index)])
     return {
         "heads": n,
+        "reconstruction": {
+            "each slice alone": reconstruction(real, alone),
+            "with its neighbours": reconstruction(real, own["reconstructed"]),
+        },
         "agreement": {name: agreement(stacks) for name, stacks in own.items()},
         "area_roughness": {name: area_roughness(stacks) for name, stacks in own.items()},
         "feature_steps": {name: feature_steps(networks, stacks) for name, stacks in own.items()},
@@ -76,6 +82,18 @@ def heads_table(
 def stacks_of(images: np.ndarray) -> np.ndarray:
     """Slices (n * 32, size, size, 1), or code maps, sorted by subject and index, as stacks."""
     return images.reshape(-1, SLICES_PER_SUBJECT, *images.shape[1:])
+
+
+def reconstruction(real: SliceSet, decoded: np.ndarray) -> dict:
+    """Brain SSIM, [mean, low, high], and high-frequency power as a fraction of the originals'."""
+    images = decoded.reshape(real.images.shape)
+    similarity = metrics.ssim_scores(real.images, images)[1]
+    return {
+        "brain_ssim": metrics.subject_interval(similarity, real.subjects).rounded(),
+        "high_frequency_power": metrics.sharpness_table(real.images, images)[
+            "high_frequency_power"
+        ],
+    }
 
 
 def by_third(values: np.ndarray) -> list[float]:

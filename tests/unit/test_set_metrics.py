@@ -178,7 +178,7 @@ def test_anatomy_of_a_disc_with_a_hole():
 
 def test_corruptions_are_of_the_kind_asked_for():
     slices = heads(3)
-    kinds = np.repeat(set_metrics.CORRUPTIONS, 16)
+    kinds = np.repeat(set_metrics.CORRUPTIONS, 20)[: len(slices)]
     images = set_metrics.corrupted(slices, kinds)
     assert images.dtype == np.float32 and 0 <= images.min() and images.max() <= 1
     equal = (images == slices.images).all((1, 2, 3))

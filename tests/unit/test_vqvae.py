@@ -10,7 +10,12 @@ from skimage.metrics import structural_similarity
 from oasis_helpers.layers import VectorQuantizer
 from oasis_helpers.recipes import improved_vqvae, reference_vqvae
 from oasis_helpers.training import Batches
-from oasis_helpers.vqvae import gaussian_blur_matrix, reconstruction_loss, ssim
+from oasis_helpers.vqvae import (
+    gaussian_blur_matrix,
+    reconstruction_loss,
+    ssim,
+    with_neighbours,
+)
 
 IMAGES = np.full((2, 16, 16, 1), 0.5, "float32")
 CODES = np.zeros((2, 4, 4), "int32")
@@ -212,3 +217,13 @@ def test_a_model_that_was_never_called_is_exported(tmp_path, blobs):
     decoded, codes = loaded.serve(blobs)
     np.testing.assert_array_equal(codes, model.encode(blobs))
     np.testing.assert_allclose(np.clip(decoded, 0, 1), model.decode(model.encode(blobs)), atol=1e-5)
+
+
+def test_neighbours_are_the_slices_below_and_above():
+    stacks = np.arange(2 * 3).reshape(2, 3, 1, 1) + np.zeros((1, 1, 2, 2), int)
+    triples = with_neighbours(stacks)
+    assert triples.shape == (6, 2, 2, 3)
+    assert triples[:, 0, 0].tolist() == [
+        *([0, -1, 1], [1, 0, 2], [2, 1, -1]),
+        *([3, -1, 4], [4, 3, 5], [5, 4, -1]),
+    ]
