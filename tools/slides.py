@@ -29,7 +29,7 @@ section {{ box-sizing: border-box; height: 100vh; padding: 3vh 5vw; display: fle
   break-after: page; text-align: center }}
 h1 {{ font-size: 1.2rem; margin: 0; color: #555 }} p, details {{ margin: 0; max-width: 60rem }}
 img {{ min-height: 0; flex: 0 1 auto; max-width: 100%; object-fit: contain; zoom: 1.3 }}
-details img {{ display: block; margin: 2vh auto; max-height: 50vh }}
+details img {{ display: block; margin: 2vh auto; max-height: 45vh }}
 </style>{slides}<script>onbeforeprint = () => document.querySelectorAll("details").forEach(
   details => details.open = true); onkeydown = event => {{
   const step = {{ArrowRight: 1, ArrowDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1}}[event.key];
