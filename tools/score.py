@@ -34,6 +34,7 @@ from oasis_helpers.pretrained import (
     load_feature_networks,
     load_pretrained,
     load_stages,
+    results,
     stages_digest,
 )
 from oasis_helpers.recipes import RECIPES, Recipe
@@ -217,7 +218,7 @@ def _memorisation(
 
 
 def model_card(name: str, scores: dict) -> str:
-    """The text of MODEL_CARD.md, all its figures from `scores`."""
+    """The text of MODEL_CARD.md: its figures are from `scores` and the memorisation experiment."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPOSITORY / "tools"),
         undefined=jinja2.StrictUndefined,
@@ -231,7 +232,8 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
-    return template.render(name=name, outdated=scores["recipe"] != current, **scores)
+    facts = {"name": name, "outdated": scores["recipe"] != current}
+    return template.render(facts, measured=results("memorisation"), **scores)
 
 
 def main(prog: str, description: str, command: Callable[..., dict], **flags: str) -> None:
