@@ -27,6 +27,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from oasis_helpers.data import BRAIN_THRESHOLD, SliceSet, with_mirrored
 from oasis_helpers.metrics import (
     Estimate,
+    band_power,
+    high_frequency_power,
     ssim_scores,
     student_interval,
 )
@@ -302,12 +304,14 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def head_measures(images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """float (S, 2): fluid area (ventricle size) and mean grey (brightness) of each head.
+    """float (S, 4): what distinguishes one head from another, as means over all its slices.
 
-    The means of `anatomy` over all slices of a subject, subjects (N,) in increasing order.
+    Fluid area (ventricle size), mean grey (brightness) and contrast of `anatomy`, and
+    `metrics.high_frequency_power` (sharpness); subjects (N,) in increasing order.
     """
     measures = anatomy(images)
-    values = np.stack([measures["fluid area"], measures["mean grey"]], axis=1)
+    columns = [measures[name] for name in ("fluid area", "mean grey", "contrast")]
+    values = np.stack([*columns, high_frequency_power(band_power(images))], axis=1)
     return np.stack([np.nanmean(values[subjects == one], 0) for one in np.unique(subjects)])
 
 

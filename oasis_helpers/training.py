@@ -121,11 +121,12 @@ def train_prior(
         below, number = train.below(), np.unique(train.subjects, return_inverse=True)[1]
         # A view depends on the position in the array, so both neighbours move alike.
         hidden = np.tile(below < 0, recipe.views)[:, None, None]
-        measures = head_measures(train.images, train.subjects)
+        count = recipe.prior.get("head_conditions", 2)
+        measures = head_measures(train.images, train.subjects)[:, :count]
         bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
         neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
         inputs += neighbours, np.tile(bins, (recipe.views, 1))
-        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), 2), UNKNOWN)
+        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), count), UNKNOWN)
     data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 

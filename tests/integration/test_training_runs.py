@@ -149,7 +149,7 @@ def test_a_prior_is_trained_on_released_codes(tiny, monkeypatch, refused):
     train.train_weights("tiny")
     file, work = tiny / "tiny" / "vqvae.keras", tiny.parent / "work" / "tiny"
     released, recipe = file.read_bytes(), recipes.RECIPES["tiny"]
-    neighbour = recipe.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 2}
+    neighbour = recipe.prior | {"below_dropout": 0.3, "head_bins": 2, "head_conditions": 4}
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(recipe, prior=neighbour))
     shutil.rmtree(work)
     scores = train.train_weights("tiny", keep_vqvae=True)

@@ -312,7 +312,7 @@ def test_reformats_are_planes_of_the_volume():
 def test_head_measures_are_means_of_subjects_and_bins_are_equally_filled():
     slices = heads(6)
     measures = set_metrics.head_measures(slices.images, slices.subjects)
-    assert measures.shape == (6, 2) and np.isfinite(measures).all()
+    assert measures.shape == (6, 4) and np.isfinite(measures).all()
     grey = set_metrics.anatomy(slices.images[32:64])["mean grey"]
     assert measures[1, 1] == pytest.approx(np.nanmean(grey))
     bins = set_metrics.quantile_bins(np.random.default_rng(0).random((6, 2)), 3)
