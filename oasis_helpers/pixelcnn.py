@@ -126,9 +126,8 @@ class Prior(keras.Model):
 
     def _build(self) -> None:
         """Builds every layer by one symbolic pass, so that weights exist from the start."""
-        shapes = [self.grid, ()]
-        shapes += [self.grid, (self.head_conditions,)] if self.takes_below else []
-        self(tuple(keras.Input(shape, dtype="int32") for shape in shapes))
+        others = [self.grid, (self.head_conditions,)] if self.takes_below else []
+        self(tuple(keras.Input(shape, dtype="int32") for shape in (self.grid, (), *others)))
 
     def build(self, input_shape):
         """Does nothing: `_build` has built every layer."""
@@ -255,12 +254,9 @@ class GatedPixelCNN(Prior):
             self.below_convs = [layers.Conv2D(filters, 3, **same) for _ in range(3)]
             self.below_drop = layers.Dropout(dropout)
         if head_bins:
-            self.head_embeddings = [
-                layers.Embedding(head_bins + 1, filters) for _ in range(head_conditions)
-            ]
-            self.head_counts = self.add_weight(
-                (head_bins,) * head_conditions, "ones", trainable=False
-            )
+            shape = (head_bins,) * head_conditions
+            self.head_embeddings = [layers.Embedding(bins + 1, filters) for bins in shape]
+            self.head_counts = self.add_weight(shape, "ones", trainable=False)
         self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {

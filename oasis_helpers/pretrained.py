@@ -113,12 +113,12 @@ class Pretrained:
         Each slice is decoded with the codes of the slices below and above; alone, where these
         weights have no head decoder.
         """
-        stacks = checked_codes("decode_heads got", codes, self.vqvae.num_embeddings)
+        codes = checked_codes("decode_heads got", codes, self.vqvae.num_embeddings)
+        flat, stacks = codes.reshape(-1, *codes.shape[2:]), codes.shape[:2]
         if self.head_decoder:
-            images = self.vqvae.decode(with_neighbours(stacks), head_decoder=self.head_decoder)
-        else:
-            images = self.vqvae.decode(stacks.reshape(-1, *stacks.shape[2:]))
-        return images.reshape(*stacks.shape[:2], *images.shape[1:])
+            flat = with_neighbours(flat, stacks[1])
+        images = self.vqvae.decode(flat, head_decoder=self.head_decoder)
+        return images.reshape(*stacks, *images.shape[1:])
 
     def load_slices(self, root: str | Path, split: str) -> SliceSet:
         """The slices of a split in the frame (size and crop) that these weights expect."""

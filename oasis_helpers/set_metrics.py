@@ -40,7 +40,6 @@ HALVES = 100  # random halves of the subjects, for the intervals of sets
 INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
 COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
 
-# What the feature network is trained on.
 CORRUPTIONS = ("none", "blurred", "noisy", "two halves", "two heads mixed")
 
 

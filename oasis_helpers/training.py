@@ -23,7 +23,6 @@ import numpy as np
 
 from oasis_helpers.adversarial import AdversarialDecoder, head_decoder, patch_discriminator
 from oasis_helpers.data import (
-    SLICES_PER_SUBJECT,
     SliceSet,
     atomic_write,
     fingerprint,
@@ -81,11 +80,7 @@ def finetune_decoder(
 
     def encode(images):
         codes = vqvae.encode(images)
-        return (
-            with_neighbours(codes.reshape(-1, SLICES_PER_SUBJECT, *codes.shape[1:]))
-            if heads
-            else codes
-        )
+        return with_neighbours(codes) if heads else codes
 
     schedule, images = recipe.decoder_schedule, with_mirrored(train.images)
     discriminator = patch_discriminator(recipe.size, vqvae.region)

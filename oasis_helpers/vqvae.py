@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from scipy import ndimage
 
-from oasis_helpers.data import BRAIN_THRESHOLD
+from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT
 from oasis_helpers.layers import (
     CodebookUsage,
     VectorQuantizer,
@@ -212,14 +212,15 @@ class VQVAE(keras.Model):
         return cls(**config | {part: load(config[part]) for part in parts})
 
 
-def with_neighbours(codes: np.ndarray) -> np.ndarray:
-    """int (n * S, h, w, 3) of stacks (n, S, h, w): each slice's codes, those below, those above.
+def with_neighbours(codes: np.ndarray, slices: int = SLICES_PER_SUBJECT) -> np.ndarray:
+    """int (N, h, w, 3) of code maps (N, h, w): each slice's codes, those below, those above.
 
-    The lowest and the highest slice lack a neighbour; its codes are -1.
+    Every `slices` maps are one stack, from the bottom; -1 stands for a missing neighbour.
     """
-    padded = np.pad(codes, [(0, 0), (1, 1), (0, 0), (0, 0)], constant_values=-1)
-    triples = np.stack([codes, padded[:, :-2], padded[:, 2:]], axis=-1)
-    return triples.reshape(-1, *triples.shape[2:])
+    stacks = codes.reshape(-1, slices, *codes.shape[1:])
+    padded = np.pad(stacks, [(0, 0), (1, 1), (0, 0), (0, 0)], constant_values=-1)
+    triples = np.stack([stacks, padded[:, :-2], padded[:, 2:]], axis=-1)
+    return triples.reshape(*codes.shape, 3)
 
 
 def reconstruction_loss(images, decoded, variance: float, ssim_weight: float, blur):

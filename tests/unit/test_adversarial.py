@@ -103,14 +103,14 @@ def test_fit_refuses(vqvae, images, refused):
 
 
 def test_a_head_decoder_starts_as_the_decoder(vqvae, images):
-    stacks = vqvae.encode(images).reshape(2, 4, *vqvae.code_shape)
-    decoded = vqvae.decode(with_neighbours(stacks), head_decoder=head_decoder(vqvae.decoder))
-    np.testing.assert_allclose(decoded, vqvae.decode(vqvae.encode(images)), atol=1e-6)
+    codes, wide = vqvae.encode(images), head_decoder(vqvae.decoder)
+    decoded = vqvae.decode(with_neighbours(codes, 4), head_decoder=wide)
+    np.testing.assert_allclose(decoded, vqvae.decode(codes), atol=1e-6)
 
 
 def test_a_trained_head_decoder_sees_both_neighbours_and_leaves_the_decoder(vqvae, images):
     codes = vqvae.encode(images)
-    triples, before = with_neighbours(codes.reshape(2, 4, *vqvae.code_shape)), vqvae.decode(codes)
+    triples, before = with_neighbours(codes, 4), vqvae.decode(codes)
     wide = head_decoder(vqvae.decoder)
     model = AdversarialDecoder(vqvae, patch_discriminator(32, REGION, filters=8), wide)
     model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)

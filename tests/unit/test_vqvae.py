@@ -220,8 +220,7 @@ def test_a_model_that_was_never_called_is_exported(tmp_path, blobs):
 
 
 def test_neighbours_are_the_slices_below_and_above():
-    stacks = np.arange(2 * 3).reshape(2, 3, 1, 1) + np.zeros((1, 1, 2, 2), int)
-    triples = with_neighbours(stacks)
+    triples = with_neighbours(np.arange(6)[:, None, None] + np.zeros((1, 2, 2), int), slices=3)
     assert triples.shape == (6, 2, 2, 3)
     assert triples[:, 0, 0].tolist() == [
         *([0, -1, 1], [1, 0, 2], [2, 1, -1]),
