@@ -176,7 +176,7 @@ class EMAVectorQuantizer(VectorQuantizer):
             dead = ops.logical_or(dead, ops.sum(self.counts) == 0)
         counts = ops.where(dead, mean_count, counts)
         sums = ops.where(dead[:, None], candidates * mean_count, sums)
-        # An entry that no vector chose stays: sum and count shrink together, until both are 0.
+        # An entry that no vector chose stays: its quotient is 0 / 0 at first, and after underflow.
         moved = ops.logical_or(chosen > 0, dead)
         means = sums / ops.where(moved, counts, 1)[:, None]
         entries = ops.convert_to_tensor(self.codebook)  # JAX's `where` accepts no variable
