@@ -87,7 +87,9 @@ def sample_maps(prior: GatedPixelCNN, temperature, slice_index, uniform, codes):
     position is contiguous: a row's features are float32 (w, m, C), a position's (m, C).
     """
     (height, width), maps, filters = prior.grid, codes.shape[2], prior.filters
-    condition = prior.condition_features(slice_index, ops.full((maps, 2), UNKNOWN, "int32"))
+    condition = prior.condition_features(
+        slice_index, ops.full((maps, prior.head_conditions), UNKNOWN, "int32")
+    )
     positions = prior.position_features(ops.full((1, height, width), UNKNOWN, "int32"))
     positions = ops.reshape(positions, (height, width, 1, filters))
     # How many rows above, and columns to the left, each block remembers.

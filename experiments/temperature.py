@@ -1,7 +1,7 @@
 """Which sampling temperature gives good and diverse slices?
 
 Sets of slices are sampled at seven temperatures and compared with real slices of *validation*
-subjects: fidelity, diversity, high-frequency power.
+subjects: fidelity and diversity.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def measure(root: str | Path, weights: str, stacks: int | None = None) -> dict:
 
     Returns:
         {"weights", "real": {"pairwise_ssim": [mean, low, high]} of the validation slices,
-        "temperatures": {"0.7": `set_metrics.set_table` and "high_frequency_power", ...}}.
+        "temperatures": {"0.7": `set_metrics.set_table`, ...}}.
     """
     models = pretrained.load_pretrained(weights)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
@@ -36,6 +36,5 @@ def measure(root: str | Path, weights: str, stacks: int | None = None) -> dict:
         codes = sample_codes(models.prior, len(indices), indices, temperature, seed=1)
         images = models.vqvae.decode(codes)
         table = set_metrics.set_table(networks, validate, images, indices, numbers)
-        power = set_metrics.high_frequency_power_by_third(images, indices, validate)
-        tables[str(temperature)] = table | {"high_frequency_power": power}
+        tables[str(temperature)] = table
     return {"weights": weights, "real": {"pairwise_ssim": real.rounded()}, "temperatures": tables}

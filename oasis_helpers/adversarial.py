@@ -9,6 +9,7 @@ such images are not for diagnosis.
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from oasis_helpers.layers import refuse_targets
@@ -30,6 +31,7 @@ class AdversarialDecoder(keras.Model):
     Args:
         vqvae: whose decoder is trained; encoder and quantiser do not change.
         discriminator: from `patch_discriminator`.
+        decoder: trained instead of the VQ-VAE's own; from `head_decoder`.
         reconstruction_weight, adversarial_weight, feature_weight: of the decoder's three terms.
     """
 
@@ -37,14 +39,15 @@ class AdversarialDecoder(keras.Model):
         self,
         vqvae: VQVAE,
         discriminator: keras.Model,
+        decoder: keras.Model | None = None,
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 0.1,
         feature_weight: float = 1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.decoder, self.discriminator = vqvae.decoder, discriminator
-        self.lookup, self.blur = vqvae.quantizer.lookup, vqvae.blur
+        self.decoder, self.discriminator = decoder or vqvae.decoder, discriminator
+        self.entries, self.blur = vqvae.entries, vqvae.blur
         self.variance, self.ssim_weight = vqvae.variance, vqvae.ssim_weight
         self.reconstruction_weight = reconstruction_weight
         self.adversarial_weight, self.feature_weight = adversarial_weight, feature_weight
@@ -57,7 +60,7 @@ class AdversarialDecoder(keras.Model):
         """Does nothing: decoder and discriminator are built from the start."""
 
     def call(self, codes, training=False):
-        return self.decoder(self.lookup(codes), training=training)
+        return self.decoder(self.entries(codes), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         refuse_targets("fit(codes, images)", y, sample_weight)
@@ -89,6 +92,22 @@ class AdversarialDecoder(keras.Model):
             [ops.stop_gradient(ops.convert_to_tensor(one)) for one in group] for group in weights
         )
         return model.stateless_call(*fixed, images)[0]
+
+
+def head_decoder(decoder: keras.Model) -> keras.Model:
+    """The decoder of whole heads before training: it gives the same images as `decoder`.
+
+    Slices that are decoded one by one flicker, because each is quantised alone. This decoder also
+    sees the codes of the slices below and above, whose weights start at 0.
+
+    Returns:
+        A model from entries (N, h, w, 3 D), see `VQVAE.entries`, to images (N, size, size, 1).
+    """
+    *grid, depth = decoder.input_shape[1:]
+    wide = keras.models.clone_model(decoder, input_tensors=keras.Input((*grid, 3 * depth)))
+    kernel, *others = decoder.get_weights()
+    wide.set_weights([np.pad(kernel, [(0, 0), (0, 0), (0, 2 * depth), (0, 0)]), *others])
+    return wide
 
 
 def patch_discriminator(size: int, region: Region, filters: int = 64) -> keras.Model:

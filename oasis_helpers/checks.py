@@ -81,8 +81,8 @@ def straight_through(function: Callable) -> None:
 
     cases = {
         "In the forward pass, the result must be the entries.": ((0,), [[1, 0]]),
-        "In the backward pass, the vectors must get the gradient unchanged: is something "
-        "stopped that should pass?": ((1,), [[3, 5]]),
+        "In the backward pass, the vectors must get the gradient unchanged: does every part of "
+        "your line pass what it should, and stop what it should?": ((1,), [[3, 5]]),
         "The entries must get no gradient here: they have a loss of their own.": ((2,), [[0, 0]]),
     }
     tried = "the value, the gradient to the vectors, the gradient to the entries"

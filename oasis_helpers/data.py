@@ -21,7 +21,6 @@ import os
 import re
 import statistics
 import threading
-import time
 import warnings
 import zipfile
 import zlib
@@ -45,7 +44,6 @@ BRAIN_THRESHOLD = 10 / 255  # grey level above which a pixel counts as brain
 CROP_MARGIN = 4  # source pixels of black left around the brains' bounding box
 MAX_SIDE, MAX_BYTES = 2048, 2**24  # of a picture; one that declares more pixels is not decoded
 READER = 2  # version of what is cached: raise it whenever the same files give other pixels
-CACHE_DAYS = 90  # that a resized copy stays without being used
 # What reading an image raises, from a folder or a zip archive (RuntimeError: it is encrypted).
 _DAMAGED = (LookupError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, *_DAMAGED)
@@ -414,8 +412,6 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
         with suppress(OSError):
             whole = file.read_bytes() if file.is_file() else b""
             if hmac.digest(key.digest(), whole[:-32], "sha256") == whole[-32:]:
-                with suppress(OSError):  # another user's
-                    os.utime(file)
                 return np.load(io.BytesIO(whole), allow_pickle=False)
     array, content = make(paths), io.BytesIO()
     np.save(content, array, allow_pickle=False)
@@ -423,10 +419,6 @@ def _cached(paths: list[Path], settings: str, make) -> np.ndarray:
         cached.parent.mkdir(parents=True, exist_ok=True)
         content.write(hmac.digest(key.digest(), content.getvalue(), "sha256"))
         write_bytes(cached, content.getvalue())  # NumPy's own writing overlooks a full disk
-        for path in cached.parent.glob("*keras_png_slices_*.npy"):
-            with suppress(OSError):  # another process's
-                if path.stat().st_mtime < time.time() - CACHE_DAYS * 24 * 3600:
-                    path.unlink()
     except OSError as error:  # slower next time, but nothing is wrong with the slices
         warnings.warn(
             f"{cached.parent}: the resized slices cannot be stored there ({error.strerror}), so "

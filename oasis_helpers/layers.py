@@ -5,9 +5,6 @@ Written with `keras.ops`, for any Keras backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import keras
 import numpy as np
 from keras import ops
@@ -179,7 +176,7 @@ class EMAVectorQuantizer(VectorQuantizer):
             dead = ops.logical_or(dead, ops.sum(self.counts) == 0)
         counts = ops.where(dead, mean_count, counts)
         sums = ops.where(dead[:, None], candidates * mean_count, sums)
-        # An entry that no vector chose stays: the quotient of its decayed sums would move to 0.
+        # An entry that no vector chose stays: its quotient is 0 / 0 at first, and after underflow.
         moved = ops.logical_or(chosen > 0, dead)
         means = sums / ops.where(moved, counts, 1)[:, None]
         entries = ops.convert_to_tensor(self.codebook)  # JAX's `where` accepts no variable
@@ -242,17 +239,6 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, inputs):
         return inputs + self.conv1x1(ops.relu(self.conv3x3(ops.relu(inputs))))
-
-
-@contextmanager
-def global_dtype_policy(name: str) -> Iterator[None]:
-    """Sets Keras's global policy for a while: models made inside take it, in all their layers."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def checked_codes(what: str, codes, num_embeddings: int, lowest: int = 0) -> np.ndarray:

@@ -17,7 +17,6 @@ from oasis_helpers.causal import CausalAttention, GatedBlock, MaskedConv2D
 from oasis_helpers.data import SLICES_PER_SUBJECT
 from oasis_helpers.layers import (
     checked_codes,
-    global_dtype_policy,
     refuse_below_one,
     refuse_nan,
     refuse_targets,
@@ -47,7 +46,7 @@ class Prior(keras.Model):
     """
 
     allows_no_condition = True  # whether `NO_CONDITION` may replace a slice index
-    takes_below, head_bins = False, 0  # whether the slice below is an input; bins of conditions
+    takes_below = False  # whether the slice below, and a head's conditions, are inputs
 
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)
@@ -96,7 +95,7 @@ class Prior(keras.Model):
         Args:
             codes, slice_index: as for `log_prob`.
             below: int (N, h, w), the code maps of the slices below; None, or -1, where unknown.
-            conditions: int (N, 2), the head's bins of ventricle size and brightness; None, or -1.
+            conditions: int (N, M), the head's bins of `head_measures`; None, or -1 where unknown.
 
         Raises:
             ValueError: for values out of their range, or that this prior was trained without.
@@ -106,7 +105,10 @@ class Prior(keras.Model):
             if below is not None or conditions is not None:
                 raise ValueError("This prior was trained without the slice below; leave it out.")
             return inputs
-        shapes = {"below": (len(codes), *self.grid), "conditions": (len(codes), 2)}
+        shapes = {
+            "below": (len(codes), *self.grid),
+            "conditions": (len(codes), self.head_conditions),
+        }
         limits = self.num_embeddings, self.head_bins
         for (name, shape), limit, value in zip(shapes.items(), limits, (below, conditions)):
             value = np.full(shape, UNKNOWN) if value is None else np.asarray(value)
@@ -124,8 +126,8 @@ class Prior(keras.Model):
 
     def _build(self) -> None:
         """Builds every layer by one symbolic pass, so that weights exist from the start."""
-        shapes = [self.grid, (), self.grid, (2,)][: 4 if self.takes_below else 2]
-        self(tuple(keras.Input(shape, dtype="int32") for shape in shapes))
+        others = [self.grid, (self.head_conditions,)] if self.takes_below else []
+        self(tuple(keras.Input(shape, dtype="int32") for shape in (self.grid, (), *others)))
 
     def build(self, input_shape):
         """Does nothing: `_build` has built every layer."""
@@ -133,14 +135,7 @@ class Prior(keras.Model):
     def get_config(self):
         arguments = inspect.signature(self.__init__).parameters  # each is an attribute, too
         config = {name: getattr(self, name) for name in arguments if name != "kwargs"}
-        dtype = self.logits.dtype_policy.name
-        return config | {"grid": list(self.grid), "name": self.name, "dtype": dtype}
-
-    @classmethod
-    def from_config(cls, config):
-        config = {"dtype": "float32", **config}  # older files hold none
-        with global_dtype_policy(config.pop("dtype")):
-            return cls(**config)
+        return config | {"grid": list(self.grid), "name": self.name}
 
 
 def checked_slice_index(slice_index, count: int, allows_no_condition: bool = False) -> np.ndarray:
@@ -220,10 +215,9 @@ class GatedPixelCNN(Prior):
             index (Ho and Salimans 2022, arXiv 2207.12598).
         below_dropout: fraction of maps whose neighbour, the code map of the slice below, is hidden
             in training; None for a prior that takes no neighbour.
-        below_noise: largest fraction of the neighbour's codes that is replaced in training, because
-            sampled neighbours hold errors.
-        head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
-            `head_counts`, float (B, B), counts how often training pairs the bins of both.
+        head_bins: B, the number of bins of each condition of a head; 0 for none.
+        head_conditions: M, the number of conditions of a head. The weight `head_counts`, float
+            (B, ..., B), counts how often training heads combine their bins.
     """
 
     def __init__(
@@ -236,8 +230,8 @@ class GatedPixelCNN(Prior):
         dropout: float = 0.3,
         condition_dropout: float = 0.0,
         below_dropout: float | None = None,
-        below_noise: float = 0.0,
         head_bins: int = 0,
+        head_conditions: int = 2,
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
@@ -246,8 +240,8 @@ class GatedPixelCNN(Prior):
         self.filters, self.blocks, self.num_heads = filters, blocks, num_heads
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.allows_no_condition = condition_dropout > 0
-        self.below_dropout, self.below_noise = below_dropout, below_noise
-        self.takes_below, self.head_bins = below_dropout is not None, head_bins
+        self.below_dropout, self.takes_below = below_dropout, below_dropout is not None
+        self.head_bins, self.head_conditions = head_bins, head_conditions
         self.random = keras.random.SeedGenerator()
         self.code_embedding = layers.Embedding(num_embeddings, filters)
         self.position_embedding = layers.Embedding(self.grid[0] * self.grid[1], filters)
@@ -260,8 +254,9 @@ class GatedPixelCNN(Prior):
             self.below_convs = [layers.Conv2D(filters, 3, **same) for _ in range(3)]
             self.below_drop = layers.Dropout(dropout)
         if head_bins:
-            self.head_embeddings = [layers.Embedding(head_bins + 1, filters) for _ in range(2)]
-            self.head_counts = self.add_weight((head_bins, head_bins), "ones", trainable=False)
+            shape = (head_bins,) * head_conditions
+            self.head_embeddings = [layers.Embedding(bins + 1, filters) for bins in shape]
+            self.head_counts = self.add_weight(shape, "ones", trainable=False)
         self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
         self.gated = [GatedBlock(filters, dropout=dropout) for _ in range(blocks)]
         self.attention = {
@@ -276,7 +271,7 @@ class GatedPixelCNN(Prior):
     def call(self, inputs, training=False):
         codes, slice_index, *others = inputs
         if self.takes_below and not others:
-            bins = ops.full((ops.shape(codes)[0], 2), UNKNOWN, "int32")
+            bins = ops.full((ops.shape(codes)[0], self.head_conditions), UNKNOWN, "int32")
             others = ops.full_like(codes, UNKNOWN), bins
         below, conditions = others or (None, None)
         if training and self.condition_dropout:
@@ -284,7 +279,7 @@ class GatedPixelCNN(Prior):
             dropped = random < self.condition_dropout
             slice_index = ops.where(dropped, NO_CONDITION, slice_index)
         if training and self.takes_below:
-            below, conditions = self._corrupted(below, conditions)
+            below, conditions = self._withheld(below, conditions)
         condition = self.condition_features(slice_index, conditions)
         position = self.position_features(below, training=training)
         embedded = self.code_embedding(codes)
@@ -298,15 +293,11 @@ class GatedPixelCNN(Prior):
         features = self.drop(ops.relu(vertical + horizontal), training=training)
         return self.logits(self.head(features))
 
-    def _corrupted(self, below, conditions):
-        """Neighbours with some codes of another map of the batch; some of both hidden."""
-        withheld = keras.random.uniform((ops.shape(below)[0], 3), seed=self.random)
-        hidden = withheld[:, 0] < self.below_dropout
-        noise = self.below_noise * withheld[:, 1, None, None]
-        replaced = keras.random.uniform(ops.shape(below), seed=self.random) < noise
-        below = ops.where(replaced, ops.roll(below, 1, axis=0), below)
-        below = ops.where(hidden[:, None, None], UNKNOWN, below)
-        return below, ops.where(withheld[:, 2, None] < HEAD_DROPOUT, UNKNOWN, conditions)
+    def _withheld(self, below, conditions):
+        """Both inputs, each hidden for some maps of the batch."""
+        random = keras.random.uniform((ops.shape(below)[0], 2), seed=self.random)
+        below = ops.where(random[:, 0, None, None] < self.below_dropout, UNKNOWN, below)
+        return below, ops.where(random[:, 1, None] < HEAD_DROPOUT, UNKNOWN, conditions)
 
     def condition_features(self, slice_index, conditions):
         """What conditions a whole map, float (N, C): its slice index, and its head's bins."""

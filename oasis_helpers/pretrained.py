@@ -1,8 +1,8 @@
 """Shipped weights and kept results, the active data set, and the profile.
 
-Weights lie in `data/weights/<name>/`: `vqvae.keras`, `prior.keras`, `history.json` with the
-training curves, `scores.json` with their scores, `MODEL_CARD.md`. Results of measured comparisons
-lie in `data/results/`.
+Weights lie in `data/weights/<name>/`: `vqvae.keras`, `prior.keras`, `head_decoder.keras`,
+`history.json` with the training curves, `scores.json` with their scores, `MODEL_CARD.md`. Results
+of measured comparisons lie in `data/results/`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from oasis_helpers.data import (
     read_json,
     write_json,
 )
+from oasis_helpers.layers import checked_codes
 from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.recipes import RECIPES
 from oasis_helpers.training import file_lock
-from oasis_helpers.vqvae import VQVAE
+from oasis_helpers.vqvae import VQVAE, with_neighbours
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 # Of a student. Tests and `make run`, which train too, keep theirs elsewhere.
@@ -94,6 +95,7 @@ class Pretrained:
     Attributes:
         vqvae: the first stage.
         prior: the second stage, or None where there is none.
+        head_decoder: the decoder of whole heads, or None where there is none.
         scores: the content of `scores.json`.
         history: the recipe and the training curves, {"recipe": {...}, "vqvae": {...},
             "prior": {...}}; a curve is a list with one value an epoch.
@@ -101,8 +103,22 @@ class Pretrained:
 
     vqvae: VQVAE
     prior: Prior | None
+    head_decoder: keras.Model | None
     scores: dict
     history: dict
+
+    def decode_heads(self, codes: np.ndarray) -> np.ndarray:
+        """Slices of heads: int (n, 32, h, w) to float32 (n, 32, size, size, 1) in [0, 1].
+
+        Each slice is decoded with the codes of the slices below and above; alone, where these
+        weights have no head decoder.
+        """
+        codes = checked_codes("decode_heads got", codes, self.vqvae.num_embeddings)
+        flat, stacks = codes.reshape(-1, *codes.shape[2:]), codes.shape[:2]
+        if self.head_decoder:
+            flat = with_neighbours(flat, stacks[1])
+        images = self.vqvae.decode(flat, head_decoder=self.head_decoder)
+        return images.reshape(*stacks, *images.shape[1:])
 
     def load_slices(self, root: str | Path, split: str) -> SliceSet:
         """The slices of a split in the frame (size and crop) that these weights expect."""
@@ -155,15 +171,17 @@ def load_pretrained(name: str) -> Pretrained:
             f"{', '.join(available) or 'none yet'}.{advice}"
         )
     scores, history = read_json(folder / "scores.json"), read_json(folder / "history.json")
-    vqvae, prior = load_stages(folder)
-    _refuse_other_scores(folder, vqvae, scores, history)
-    return Pretrained(vqvae, prior, scores, history)
+    stages = load_stages(folder)
+    _refuse_other_scores(folder, stages[0], scores, history)
+    return Pretrained(*stages, scores, history)
 
 
-def load_stages(folder: Path) -> tuple[VQVAE, Prior | None]:
-    """The VQ-VAE in a folder of weights, and its prior where it has one; or a ValueError."""
-    vqvae, file = load_model(folder / "vqvae.keras", VQVAE), folder / "prior.keras"
-    return vqvae, load_model(file, Prior) if file.is_file() else None
+def load_stages(folder: Path) -> list[keras.Model | None]:
+    """VQ-VAE, prior and head decoder in a folder of weights, None for a missing one."""
+    kinds = {"prior": Prior, "head_decoder": keras.Model}
+    files = {name: folder / f"{name}.keras" for name in kinds}
+    others = [file.is_file() and load_model(file, kinds[name]) for name, file in files.items()]
+    return [load_model(folder / "vqvae.keras", VQVAE), *(model or None for model in others)]
 
 
 def load_model(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model:

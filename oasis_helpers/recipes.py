@@ -197,7 +197,7 @@ class Recipe:
         vqvae_schedule: of the first stage; None where it is taken from `fine_tunes`.
         fine_tunes: the weights that give encoder and codebook, and the decoder that is fine-tuned
             against a discriminator.
-        decoder_schedule: of that fine-tuning.
+        decoder_schedule: of that fine-tuning, and of the decoder of whole heads.
         prior: arguments of `GatedPixelCNN`, or {"reference": True} for the reference.
         prior_schedule: of the prior; None for weights without one.
         views: augmented versions of every training slice whose codes the prior learns: 1, as it
@@ -237,7 +237,7 @@ _FINE_TUNED = replace(
     views=6,
 )
 
-_WITH_NEIGHBOUR = _FINE_TUNED.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 6}
+_WITH_NEIGHBOUR = _FINE_TUNED.prior | {"below_dropout": 0.3, "head_bins": 6, "head_conditions": 4}
 
 RECIPES = {
     "oasis1-faithful": _BEFORE_FINE_TUNING,

@@ -121,7 +121,7 @@ def sample_heads(
 
 
 def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed=0) -> np.ndarray:
-    """int32 (n, 2): the bins asked for; the others are sampled as training heads pair them."""
+    """int32 (n, M): the bins asked for; the others are sampled as training heads combine them."""
     bins, counts = np.arange(prior.head_bins), ops.convert_to_numpy(prior.head_counts)
     logits = np.log(counts + 1e-6)[None]  # never seen together: hardly ever
     for axis, asked in enumerate((ventricles, brightness)):
@@ -131,10 +131,11 @@ def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed
             expected = f"a bin from 0 to {prior.head_bins - 1}, or one for each of {n} heads"
             raise ValueError(f"A condition is {asked!r}; expected {expected}.")
         other = np.broadcast_to(asked, n)[:, None] != bins
-        logits = np.where(np.expand_dims(other, 2 - axis), -np.inf, logits)
-    logits = np.broadcast_to(logits, (n, *logits.shape[1:])).reshape(n, prior.head_bins**2)
+        axes = [1 + number for number in range(counts.ndim) if number != axis]
+        logits = np.where(np.expand_dims(other, axes), -np.inf, logits)
+    logits = np.broadcast_to(logits, (n, *counts.shape)).reshape(n, counts.size)
     sampled = inverse_cdf(logits, np.random.default_rng((seed, SLICES_PER_SUBJECT)).random(n))
-    return np.stack(np.divmod(sampled, prior.head_bins), axis=1).astype("int32")
+    return np.stack(np.unravel_index(sampled, counts.shape), axis=1).astype("int32")
 
 
 def fill(codes, uniform, state, temperature=1.0, top_k=None, top_p=None, bar=None) -> None:

@@ -24,7 +24,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet, with_mirrored
+from oasis_helpers.data import BRAIN_THRESHOLD, SliceSet, with_mirrored
 from oasis_helpers.metrics import (
     Estimate,
     band_power,
@@ -40,19 +40,16 @@ HALVES = 100  # random halves of the subjects, for the intervals of sets
 INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
 COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
 
-# What the feature network is trained on, and one kind that it is only tested on.
 CORRUPTIONS = ("none", "blurred", "noisy", "two halves", "two heads mixed")
-HELD_OUT_CORRUPTION = "half resolution"
 
 
 def corrupted(slices: SliceSet, kinds: list[str], seed: int = 0) -> np.ndarray:
     """Slices with a corruption of a given kind each, like those of generative models.
 
     Args:
-        kinds: for each slice one of `CORRUPTIONS` or `HELD_OUT_CORRUPTION`: blurred by 0.5 to 2
-            pixels; noise of 0.03 to 0.1; left and right half of two subjects; the mean of two
-            subjects; every other pixel, enlarged twofold. The second subject is chosen at random
-            from the others at that slice index.
+        kinds: for each slice one of `CORRUPTIONS`: none; blurred by 0.5 to 2 pixels; noise of 0.03
+            to 0.1; left and right half of two subjects; the mean of two subjects. The second
+            subject is chosen at random from the others at that slice index.
         seed: of the random choices.
 
     Returns:
@@ -73,8 +70,6 @@ def corrupted(slices: SliceSet, kinds: list[str], seed: int = 0) -> np.ndarray:
             image[:, middle:] = slices.images[rng.choice(others[others != number])][:, middle:]
         elif kind == "two heads mixed":
             image[:] = (image + slices.images[rng.choice(others[others != number])]) / 2
-        elif kind == HELD_OUT_CORRUPTION:
-            image[:] = image[::2, ::2].repeat(2, 0).repeat(2, 1)
     return np.clip(images, 0, 1)
 
 
@@ -308,12 +303,14 @@ def anatomy(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def head_measures(images: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """float (S, 2): fluid area (ventricle size) and mean grey (brightness) of each head.
+    """float (S, 4): what distinguishes one head from another, as means over all its slices.
 
-    The means of `anatomy` over all slices of a subject, subjects (N,) in increasing order.
+    Fluid area (ventricle size), mean grey (brightness) and contrast of `anatomy`, and
+    `metrics.high_frequency_power` (sharpness); subjects (N,) in increasing order.
     """
     measures = anatomy(images)
-    values = np.stack([measures["fluid area"], measures["mean grey"]], axis=1)
+    columns = [measures[name] for name in ("fluid area", "mean grey", "contrast")]
+    values = np.stack([*columns, high_frequency_power(band_power(images))], axis=1)
     return np.stack([np.nanmean(values[subjects == one], 0) for one in np.unique(subjects)])
 
 
@@ -355,22 +352,6 @@ def reformats(stacks: np.ndarray) -> dict[str, np.ndarray]:
     """
     upright = stacks[:, ::-1, ..., 0]
     return {"coronal": upright.swapaxes(1, 2), "sagittal": upright.transpose(0, 3, 1, 2)}
-
-
-def high_frequency_power_by_third(
-    samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
-) -> list[float]:
-    """High-frequency power of samples over that of unseen subjects' slices, by third of the stack.
-
-    Samples are float (N, size, size, 1) in [0, 1], with slice indices int (N,).
-    """
-
-    def by_third(images, slices):
-        power, third = high_frequency_power(band_power(images)), slices * 3 // SLICES_PER_SUBJECT
-        return np.array([power[third == number].mean() for number in range(3)])
-
-    ratio = by_third(samples, indices) / by_third(unseen.images, unseen.slices)
-    return [round(float(x), 3) for x in ratio]
 
 
 def set_table(

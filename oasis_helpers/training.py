@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,7 +21,7 @@ import filelock
 import keras
 import numpy as np
 
-from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
+from oasis_helpers.adversarial import AdversarialDecoder, head_decoder, patch_discriminator
 from oasis_helpers.data import (
     SliceSet,
     atomic_write,
@@ -36,7 +34,7 @@ from oasis_helpers.data import (
 from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
 from oasis_helpers.set_metrics import head_measures, quantile_bins
-from oasis_helpers.vqvae import VQVAE
+from oasis_helpers.vqvae import VQVAE, with_neighbours
 
 WEIGHT_AVERAGING = 0.99  # of the prior's weights: over some 100 steps
 WEIGHT_DECAY = 0.02
@@ -67,19 +65,31 @@ def train_vqvae(
 
 
 def finetune_decoder(
-    recipe: Recipe, vqvae: VQVAE, train: SliceSet, validate: SliceSet, **options
+    recipe: Recipe,
+    vqvae: VQVAE,
+    train: SliceSet,
+    validate: SliceSet,
+    heads: bool = False,
+    **options,
 ) -> tuple[AdversarialDecoder, dict]:
     """Fine-tunes the decoder of `vqvae`, in place, against a discriminator; codes do not change.
 
-    Returns the trainer, which holds decoder and discriminator, and its history. `options` are as
-    for `train_vqvae`.
+    With `heads`, a `head_decoder` is trained instead. Returns the trainer, which holds decoder and
+    discriminator, and its history. `options` are as for `train_vqvae`.
     """
+
+    def encode(images):
+        codes = vqvae.encode(images)
+        return with_neighbours(codes) if heads else codes
+
     schedule, images = recipe.decoder_schedule, with_mirrored(train.images)
-    model = AdversarialDecoder(vqvae, patch_discriminator(recipe.size, vqvae.region))
+    discriminator = patch_discriminator(recipe.size, vqvae.region)
+    decoder = head_decoder(vqvae.decoder) if heads else None
+    model = AdversarialDecoder(vqvae, discriminator, decoder)
     rate = learning_rate(schedule.learning_rate, schedule.steps)
     model.compile(keras.optimizers.Adam(rate, beta_1=0.5))  # Radford et al. 2015 (DCGAN)
-    batches = Batches.of(vqvae.encode(images), images, schedule.batch_size, recipe.seed)
-    unseen = vqvae.encode(validate.images), validate.images
+    batches = Batches.of(encode(images), images, schedule.batch_size, recipe.seed)
+    unseen = encode(validate.images), validate.images
     return model, fit(model, batches, schedule.steps, unseen, **options)
 
 
@@ -106,11 +116,12 @@ def train_prior(
         below, number = train.below(), np.unique(train.subjects, return_inverse=True)[1]
         # A view depends on the position in the array, so both neighbours move alike.
         hidden = np.tile(below < 0, recipe.views)[:, None, None]
-        measures = head_measures(train.images, train.subjects)
+        count = recipe.prior.get("head_conditions", 2)
+        measures = head_measures(train.images, train.subjects)[:, :count]
         bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
         neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
         inputs += neighbours, np.tile(bins, (recipe.views, 1))
-        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), 2), UNKNOWN)
+        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), count), UNKNOWN)
     data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 
@@ -340,70 +351,57 @@ class Checkpoint(keras.callbacks.Callback):
     """Stores the whole state of a training at the start of every epoch, to resume from there.
 
     Weights, optimizer, random generators, curves, and the weights of the best epoch so far are one
-    file, so that they belong together. The file before it stays, in case the newest is damaged.
-    Keras's `BackupAndRestore` does not restore all of this: after four interruptions, weights
-    differed by 0.017. This must be the last callback, after those that exchange weights.
+    file, so that they belong together. Keras's `BackupAndRestore` does not restore all of this:
+    after four interruptions, weights differed by 0.017. This must be the last callback, after those
+    that exchange weights.
 
     Args:
-        folder: of the two files.
+        folder: of the file.
         monitor: the epoch with the lowest value of it is the best; None keeps no best one.
     """
 
     def __init__(self, folder: Path, monitor: str | None = "val_loss"):
         super().__init__()
-        self.latest, self.earlier = folder / "latest.npz", folder / "earlier.npz"
+        self.latest = folder / "latest.npz"
         self.monitor, self.history, self.best = monitor, {}, []
 
     def restore(self, model: keras.Model) -> int:
         """Brings a compiled model to the last stored state; returns the epoch to train.
 
-        Warns of a file that cannot be read and takes the one before it; raises ValueError when the
-        stored state is of another model.
+        Raises ValueError when the stored state is damaged or of another model.
         """
         model.optimizer.build(model.trainable_variables)
         for temporary in self.latest.parent.glob(f".*-{self.latest.name}"):
             temporary.unlink(missing_ok=True)  # half written when a training was killed
-        for file in (self.latest, self.earlier):
-            try:
-                with np.load(file, allow_pickle=False) as content:
-                    intact = content.zip.testzip() is None  # reads all, to compare check sums
-                    parts = {name: content[name] for name in content.files if intact}
-                facts = json.loads(str(parts.pop("facts")))
-                if len(parts) != facts.get("parts", len(parts)):
-                    raise ValueError("a name was changed to another part's")
-            except FileNotFoundError:
-                continue
-            except Exception as error:  # a damaged file makes NumPy raise almost anything
-                cause = isinstance(error, OSError) and error.strerror
-                reason = f"cannot be read ({cause})" if cause else "is damaged"
-                warnings.warn(f"{file} {reason}; resuming from an earlier state.", stacklevel=3)
-                continue
-            variables = [*model.variables, *model.optimizer.variables]
-            values = [value for name, value in parts.items() if name.startswith("state")]
-            if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
-                raise ValueError(
-                    f"{file} holds the state of another model; remove {file.parent} to train again."
-                )
-            for variable, value in zip(variables, values):
-                variable.assign(value)
-            self.history = facts["history"]
-            self.best = [parts[f"best {number}"] for number in range(facts["best"])]
-            return facts["epoch"]
-        return 0
+        if not self.latest.exists():
+            return 0
+        advice = f"remove {self.latest.parent} to train again"
+        try:
+            with np.load(self.latest, allow_pickle=False) as content:
+                parts = dict(content)
+            facts = json.loads(str(parts.pop("facts")))
+        except Exception as error:  # a damaged file makes NumPy raise almost anything
+            raise ValueError(f"{self.latest} cannot be read ({error}); {advice}.") from None
+        variables = [*model.variables, *model.optimizer.variables]
+        values = [value for name, value in parts.items() if name.startswith("state")]
+        if [value.shape for value in values] != [tuple(part.shape) for part in variables]:
+            raise ValueError(f"{self.latest} holds the state of another model; {advice}.")
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        self.history = facts["history"]
+        self.best = [parts[f"best {number}"] for number in range(facts["best"])]
+        return facts["epoch"]
 
     def on_epoch_begin(self, epoch, logs=None):
         state = [*self.model.variables, *self.model.optimizer.variables]
         parts = {f"state {number}": value.numpy() for number, value in enumerate(state)}
         parts |= {f"best {number}": value for number, value in enumerate(self.best)}
         facts = {"epoch": epoch, "history": self.history, "best": len(self.best)}
-        facts["parts"] = len(parts)
         parts["facts"] = np.array(json.dumps(facts))
         self.latest.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.latest) as temporary:
             with open(temporary, "wb") as file:
                 np.savez(file, allow_pickle=False, **parts)
-            if self.latest.is_file():
-                os.replace(self.latest, self.earlier)
 
     def on_epoch_end(self, epoch, logs=None):
         # Compared with the curves, so that a resumed training decides as an uninterrupted one.

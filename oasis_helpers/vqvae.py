@@ -12,12 +12,11 @@ import numpy as np
 from keras import ops
 from scipy import ndimage
 
-from oasis_helpers.data import BRAIN_THRESHOLD
+from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT
 from oasis_helpers.layers import (
     CodebookUsage,
     VectorQuantizer,
     checked_codes,
-    global_dtype_policy,
     refuse_nan,
     refuse_targets,
 )
@@ -146,28 +145,44 @@ class VQVAE(keras.Model):
             )
         return images
 
-    def decode(self, codes: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    def decode(
+        self, codes: np.ndarray, batch_size: int = 64, head_decoder: keras.Model | None = None
+    ) -> np.ndarray:
         """Slices of code maps: int (N, h, w) in 0 ... K-1 to float32 (N, size, size, 1) in [0, 1].
+
+        A `head_decoder` takes codes `with_neighbours`, int (N, h, w, 3), -1 where there is none.
 
         Raises ValueError for another shape, codes outside 0 ... K-1, and weights that hold NaN.
         """
-        codes = np.asarray(codes)
-        if codes.shape[1:] != self.code_shape:
-            height, width = self.code_shape
+        codes, decoder = np.asarray(codes), head_decoder or self.decoder
+        expected = (*self.code_shape, 3) if head_decoder else self.code_shape
+        if codes.shape[1:] != expected:
+            expected = ", ".join(map(str, expected))
             raise ValueError(
-                f"decode got code maps of shape {codes.shape}; expected (N, {height}, {width})."
+                f"decode got code maps of shape {codes.shape}; expected (N, {expected})."
             )
-        codes = checked_codes("decode got", codes, self.num_embeddings)
-        for part in (self.quantizer, self.decoder):
+        lowest = -1 if head_decoder else 0
+        codes = checked_codes("decode got", codes, self.num_embeddings, lowest)
+        for part in (self.quantizer, decoder):
             refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
         parts = [np.zeros((0, self.size, self.size, 1), "float32")]
         for at in range(0, len(codes), batch_size):
-            vectors = ops.convert_to_numpy(self.quantizer.lookup(codes[at : at + batch_size]))
+            entries = ops.convert_to_numpy(self.entries(codes[at : at + batch_size]))
             # `predict` sets up a pipeline at each call, which takes longer than a few maps.
-            parts.append(self.decoder.predict_on_batch(vectors))
+            parts.append(decoder.predict_on_batch(entries))
         images = np.concatenate(parts)
         refuse_nan("decode's images hold", images)
         return np.clip(images, 0, 1, dtype="float32")
+
+    def entries(self, codes):
+        """What a decoder sees: float (N, h, w, D) of codes (N, h, w), or 3 D of (N, h, w, 3).
+
+        The entry of a missing neighbour, -1, is 0.
+        """
+        known = ops.expand_dims(ops.cast(codes >= 0, "float32"), -1)
+        entries = self.quantizer.lookup(ops.maximum(codes, 0)) * known
+        depth = self.quantizer.embedding_dim * (codes.shape[3] if len(codes.shape) == 4 else 1)
+        return ops.reshape(entries, (-1, *self.code_shape, depth))
 
     def brain_positions(self, images: np.ndarray) -> np.ndarray:
         """bool (N, h, w): the grid positions that hold brain in images (N, size, size, 1)."""
@@ -188,16 +203,24 @@ class VQVAE(keras.Model):
             "ssim_weight": self.ssim_weight,
             "region": list(self.region),
             "name": self.name,
-            "dtype": self.dtype_policy.name,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = {"dtype": "float32", **config}  # older files hold none
-        with global_dtype_policy(config.pop("dtype")):
-            for part in ("encoder", "quantizer", "decoder"):
-                config[part] = keras.saving.deserialize_keras_object(config[part])
-            return cls(**config)
+        parts = ("encoder", "quantizer", "decoder")
+        load = keras.saving.deserialize_keras_object
+        return cls(**config | {part: load(config[part]) for part in parts})
+
+
+def with_neighbours(codes: np.ndarray, slices: int = SLICES_PER_SUBJECT) -> np.ndarray:
+    """int (N, h, w, 3) of code maps (N, h, w): each slice's codes, those below, those above.
+
+    Every `slices` maps are one stack, from the bottom; -1 stands for a missing neighbour.
+    """
+    stacks = codes.reshape(-1, slices, *codes.shape[1:])
+    padded = np.pad(stacks, [(0, 0), (1, 1), (0, 0), (0, 0)], constant_values=-1)
+    triples = np.stack([stacks, padded[:, :-2], padded[:, 2:]], axis=-1)
+    return triples.reshape(*codes.shape, 3)
 
 
 def reconstruction_loss(images, decoded, variance: float, ssim_weight: float, blur):

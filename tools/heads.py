@@ -2,7 +2,7 @@
 
 A stack is float (n, 32, size, size, 1) in [0, 1]. Every table has four rows: "real" heads, the
 same heads "reconstructed", generated "heads", and stacks of "independent" slices, one sampled at
-each slice index without its neighbour.
+each slice index without its neighbour. All but the last are decoded as whole heads.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from oasis_helpers import sample_codes, sample_heads, set_metrics
+from oasis_helpers import metrics, sample_codes, sample_heads, set_metrics
 from oasis_helpers.data import SLICES_PER_SUBJECT, SliceSet
-from oasis_helpers.pixelcnn import Prior
+from oasis_helpers.pretrained import Pretrained
 from oasis_helpers.set_metrics import FeatureSet
-from oasis_helpers.vqvae import VQVAE
 
 ASKED = 200  # generated heads whose ventricle size is asked for
 PLANES = range(12, 72, 6)  # rows and columns of the 80 x 80 frame that are cut through
@@ -22,8 +21,7 @@ THIRDS = 3
 
 
 def heads_table(
-    vqvae: VQVAE,
-    prior: Prior,
+    models: Pretrained,
     networks: dict[str, keras.Model],
     splits: tuple[SliceSet, SliceSet, SliceSet],
     seed: int,
@@ -39,27 +37,35 @@ def heads_table(
         asked: how many heads of a given ventricle size are sampled.
 
     Returns:
-        "agreement", "area_roughness" and "feature_steps" of single stacks; "nearest_subject", the
+        "reconstruction" by both decoders; "agreement", "area_roughness" and "feature_steps" of
+        single stacks; "nearest_subject", the
         copy alarm; "sets" and "reformats" against the real heads; "ventricles", the correlation of
         what is asked for and measured.
     """
     training, other, real = splits
     n = len(np.unique(real.subjects))
-    codes = sample_heads(prior, n, seed=seed)
     index = np.tile(np.arange(SLICES_PER_SUBJECT), n)
+    independent = sample_codes(models.prior, len(index), index, seed=seed)
     generated = {
-        "heads": stacks_of(vqvae.decode(codes.reshape(-1, *prior.grid))),
-        "independent": stacks_of(vqvae.decode(sample_codes(prior, len(index), index, seed=seed))),
+        "heads": models.decode_heads(sample_heads(models.prior, n, seed=seed)),
+        "independent": stacks_of(models.vqvae.decode(independent)),
     }
 
-    def with_real(slices):
-        decoded = vqvae.decode(vqvae.encode(slices.images))
-        return {"real": stacks_of(slices.images), "reconstructed": stacks_of(decoded)} | generated
+    def reconstructed(images):
+        return models.decode_heads(stacks_of(models.vqvae.encode(images)))
 
-    own, sets = with_real(real), with_real(other)
-    copies = stacks_of(vqvae.decode(vqvae.encode(training.images[: len(index)])))
+    def with_real(images):
+        return {"real": stacks_of(images), "reconstructed": reconstructed(images)} | generated
+
+    own, sets = with_real(real.images), with_real(other.images)
+    alone = models.vqvae.decode(models.vqvae.encode(real.images))
+    copies = reconstructed(training.images[: len(index)])
     return {
         "heads": n,
+        "reconstruction": {
+            "each slice alone": reconstruction(real, alone),
+            "with its neighbours": reconstruction(real, own["reconstructed"]),
+        },
         "agreement": {name: agreement(stacks) for name, stacks in own.items()},
         "area_roughness": {name: area_roughness(stacks) for name, stacks in own.items()},
         "feature_steps": {name: feature_steps(networks, stacks) for name, stacks in own.items()},
@@ -69,13 +75,25 @@ def heads_table(
         },
         "sets": {name: sets_by_third(networks, real, stacks) for name, stacks in sets.items()},
         "reformats": reformat_kid(networks, training, real, sets),
-        "ventricles": ventricle_correlation(vqvae, prior, training, asked, seed),
+        "ventricles": ventricle_correlation(models, training, asked, seed),
     }
 
 
 def stacks_of(images: np.ndarray) -> np.ndarray:
-    """Slices (n * 32, size, size, 1), sorted by subject and index, as stacks."""
+    """Slices (n * 32, size, size, 1), or code maps, sorted by subject and index, as stacks."""
     return images.reshape(-1, SLICES_PER_SUBJECT, *images.shape[1:])
+
+
+def reconstruction(real: SliceSet, decoded: np.ndarray) -> dict:
+    """Brain SSIM, [mean, low, high], and high-frequency power as a fraction of the originals'."""
+    images = decoded.reshape(real.images.shape)
+    similarity = metrics.ssim_scores(real.images, images)[1]
+    return {
+        "brain_ssim": metrics.subject_interval(similarity, real.subjects).rounded(),
+        "high_frequency_power": metrics.sharpness_table(real.images, images)[
+            "high_frequency_power"
+        ],
+    }
 
 
 def by_third(values: np.ndarray) -> list[float]:
@@ -183,26 +201,25 @@ def framed(planes: np.ndarray, size: int) -> np.ndarray:
     return np.pad(tall, pad)[..., None]
 
 
-def ventricle_correlation(
-    vqvae: VQVAE, prior: Prior, training: SliceSet, asked: int, seed: int
-) -> dict:
+def ventricle_correlation(models: Pretrained, training: SliceSet, asked: int, seed: int) -> dict:
     """Ventricle size asked for and measured: their correlation over generated heads.
 
     What is asked for is a bin; its value is the median of the training heads in it.
     """
     values = set_metrics.head_measures(training.images, training.subjects)
-    bins = set_metrics.quantile_bins(values, prior.head_bins)[:, 0]
-    medians = np.array([np.median(values[bins == one, 0]) for one in range(prior.head_bins)])
-    wanted = np.arange(asked) % prior.head_bins
-    codes = sample_heads(prior, asked, seed=seed, ventricles=wanted)
-    images = vqvae.decode(codes.reshape(-1, *prior.grid))
-    measured = set_metrics.head_measures(images, np.repeat(np.arange(asked), SLICES_PER_SUBJECT))
+    count = models.prior.head_bins
+    bins = set_metrics.quantile_bins(values, count)[:, 0]
+    medians = np.array([np.median(values[bins == one, 0]) for one in range(count)])
+    wanted = np.arange(asked) % count
+    heads = models.decode_heads(sample_heads(models.prior, asked, seed=seed, ventricles=wanted))
+    slices, number = heads.reshape(-1, *heads.shape[2:]), np.arange(asked)
+    measured = set_metrics.head_measures(slices, np.repeat(number, SLICES_PER_SUBJECT))
     return {
         "heads": asked,
         "correlation": round(float(np.corrcoef(medians[wanted], measured[:, 0])[0, 1]), 4),
         "asked": [round(float(x), 4) for x in medians],
         "measured": [
             [round(float(x), 4) for x in np.quantile(measured[wanted == one, 0], (0.1, 0.5, 0.9))]
-            for one in range(prior.head_bins)
+            for one in range(count)
         ],
     }

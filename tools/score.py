@@ -26,14 +26,15 @@ from oasis_helpers.data import (
     write_bytes,
     write_json,
 )
-from oasis_helpers.pixelcnn import Prior
 from oasis_helpers.pretrained import (
     WEIGHTS,
+    Pretrained,
     data_name,
     data_root,
     load_feature_networks,
     load_pretrained,
     load_stages,
+    results,
     stages_digest,
 )
 from oasis_helpers.recipes import RECIPES, Recipe
@@ -53,9 +54,10 @@ def score_weights(name: str) -> dict:
     """
     recipe, splits, folder = recipe_of(name), splits_for(name), WEIGHTS / name
     digest = stages_digest(folder)
-    vqvae, prior = load_stages(folder)
     history = read_json(folder / "history.json")
-    stages = [stage for stage in ("vqvae", "prior") if stage in history]
+    models = Pretrained(*load_stages(folder), {}, history)
+    vqvae, prior = models.vqvae, models.prior
+    stages = [stage for stage in ("vqvae", "head_decoder", "prior") if stage in history]
     training, test = splits["train"], splits["test"]
     codes = vqvae.encode(training.images)
     scores = {
@@ -78,7 +80,7 @@ def score_weights(name: str) -> dict:
     if prior:
         for split in ("validate", "test"):
             scores[f"prior_{split}"] = metrics.prior_table(vqvae, prior, training, splits[split])
-        scores |= _score_samples(name, vqvae, prior, splits)
+        scores |= _score_samples(name, models, splits)
     write_json(folder / "scores.json", scores, indent=2)
     write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
     return scores
@@ -109,7 +111,7 @@ def splits_for(name: str) -> dict[str, SliceSet]:
     return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
 
 
-def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, SliceSet]) -> dict:
+def _score_samples(name: str, models: Pretrained, splits: dict[str, SliceSet]) -> dict:
     """Scores of generated slices: "samples", and in the frame of the feature network "set_metrics".
 
     "heads", as `heads.heads_table`, for a prior that samples whole heads.
@@ -118,6 +120,7 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
     there are test subjects are scored as a set, so that every row of the table has one size.
     """
     training, validate, test = (splits[split] for split in ("train", "validate", "test"))
+    vqvae, prior = models.vqvae, models.prior
     indices = np.repeat(np.arange(SLICES_PER_SUBJECT), SAMPLES_PER_INDEX)
     number = np.tile(np.arange(SAMPLES_PER_INDEX), SLICES_PER_SUBJECT)
     codes = sample_codes(prior, len(indices), indices, seed=RECIPES[name].seed)
@@ -140,7 +143,7 @@ def _score_samples(name: str, vqvae: VQVAE, prior: Prior, splits: dict[str, Slic
     scores |= {"set_metrics": table, "memorisation": memorisation}
     if prior.takes_below:
         parts = training, validate, test
-        scores["heads"] = heads_table(vqvae, prior, networks, parts, RECIPES[name].seed)
+        scores["heads"] = heads_table(models, networks, parts, RECIPES[name].seed)
     return scores
 
 
@@ -172,8 +175,27 @@ def samples_table(
             "samples": accuracy(samples, indices),
             "unseen": accuracy(unseen.images, unseen.slices),
         },
-        "high_frequency_power": set_metrics.high_frequency_power_by_third(samples, indices, unseen),
+        "high_frequency_power": high_frequency_power_by_third(samples, indices, unseen),
     }
+
+
+def high_frequency_power_by_third(
+    samples: np.ndarray, indices: np.ndarray, unseen: SliceSet
+) -> list[float]:
+    """High-frequency power of samples over that of unseen subjects' slices, by third of the stack.
+
+    Samples are float (N, size, size, 1) in [0, 1], with slice indices int (N,).
+    """
+
+    def by_third(images, slices):
+        power, third = (
+            metrics.high_frequency_power(metrics.band_power(images)),
+            slices * 3 // SLICES_PER_SUBJECT,
+        )
+        return np.array([power[third == number].mean() for number in range(3)])
+
+    ratio = by_third(samples, indices) / by_third(unseen.images, unseen.slices)
+    return [round(float(x), 3) for x in ratio]
 
 
 def _memorisation(
@@ -196,7 +218,7 @@ def _memorisation(
 
 
 def model_card(name: str, scores: dict) -> str:
-    """The text of MODEL_CARD.md, all its figures from `scores`."""
+    """The text of MODEL_CARD.md: its figures are from `scores` and the memorisation experiment."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPOSITORY / "tools"),
         undefined=jinja2.StrictUndefined,
@@ -210,7 +232,8 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
-    return template.render(name=name, outdated=scores["recipe"] != current, **scores)
+    facts = {"name": name, "outdated": scores["recipe"] != current}
+    return template.render(facts, measured=results("memorisation"), **scores)
 
 
 def main(prog: str, description: str, command: Callable[..., dict], **flags: str) -> None:

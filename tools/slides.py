@@ -1,8 +1,9 @@
 """Slides of the notebooks' figures: `python -m tools.slides`, or `make slides`.
 
-A page for each notebook in `build/slides/`: on each slide a figure, a question where the notebook
-asks one, and a sentence (the alternative text) that unfolds on a click. The pages need no other
-file and no network. Arrow keys or the space bar turn them; printing gives one slide a sheet.
+A page for each notebook in `build/slides/`: on each slide a figure, and a sentence (the alternative
+text) that unfolds on a click. Where the notebook asks a question, the figure unfolds with it. The
+pages need no other file and no network. Arrow keys or the space bar turn them; printing unfolds all
+and gives one slide a sheet.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ section {{ box-sizing: border-box; height: 100vh; padding: 3vh 5vw; display: fle
   break-after: page; text-align: center }}
 h1 {{ font-size: 1.2rem; margin: 0; color: #555 }} p, details {{ margin: 0; max-width: 60rem }}
 img {{ min-height: 0; flex: 0 1 auto; max-width: 100%; object-fit: contain; zoom: 1.3 }}
-</style>{slides}<script>onkeydown = event => {{
+details img {{ display: block; margin: 2vh auto; max-height: 45vh }}
+</style>{slides}<script>onbeforeprint = () => document.querySelectorAll("details").forEach(
+  details => details.open = true); onkeydown = event => {{
   const step = {{ArrowRight: 1, ArrowDown: 1, " ": 1, ArrowLeft: -1, ArrowUp: -1}}[event.key];
   if (step) {{ event.preventDefault(); scrollBy(0, step * innerHeight) }} }}</script></html>
 """
@@ -47,12 +50,12 @@ def slides_of(notebook: nbformat.NotebookNode) -> Iterator[str]:
             data = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
             asked = cell.metadata.get("question") or last_question(text)
             for picture in (one["image/png"].replace("\n", "") for one in data[:1]):
+                image = f'<img src="data:image/png;base64,{picture}" alt="">'
+                question = f"<p><strong>{escape(asked)}</strong></p>" if asked else ""
                 yield (
-                    f"<section><h1>{escape(title.replace('`', ''))}</h1>"
-                    f'<img src="data:image/png;base64,{picture}" alt="">'
-                    + (f"<p><strong>{escape(asked)}</strong></p>" if asked else "")
-                    + "<details><summary>What the figure shows</summary>"
-                    f"{escape(cell.metadata.alt)}</details></section>"
+                    f"<section><h1>{escape(title.replace('`', ''))}</h1>{question or image}"
+                    "<details><summary>What the figure shows</summary>"
+                    f"{question and image}{escape(cell.metadata.alt)}</details></section>"
                 )
             text = ""
 

@@ -292,7 +292,7 @@ def write_head(models: pretrained.Pretrained) -> None:
     On the left the axial slice; on the right the coronal cut above the sagittal one.
     """
     top, left, height, width = models.vqvae.region
-    head = models.vqvae.decode(sample_heads(models.prior, 1, seed=0)[0])[..., 0]
+    head = models.decode_heads(sample_heads(models.prior, 1, seed=0))[0, ..., 0]
     head = head[:, top : top + height, left : left + width]
     millimetres = models.scores["frame"]["crop"][2] / models.vqvae.size  # of a pixel; slices: 1
     tall = round(SLICES_PER_SUBJECT / millimetres)

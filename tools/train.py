@@ -36,6 +36,13 @@ from oasis_helpers.training import (
 from tools.score import main, recipe_of, score_weights, splits_for
 
 FINISHED = "finished.keras"
+# The values printed every epoch of a decoder's fine-tuning.
+ADVERSARIAL = (
+    "reconstruction_loss",
+    "feature_loss",
+    "discriminator_loss",
+    "discriminator_accuracy",
+)
 FIRST_STAGE = (  # what a VQ-VAE depends on
     *("data", "size", "crop", "vqvae", "vqvae_schedule"),
     *("fine_tunes", "decoder_schedule", "seed"),
@@ -91,7 +98,7 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
             work / "vqvae",
             lambda **how: finetune_decoder(recipe, base, train, validate, **how)[0],
             recipe.seed,
-            ("reconstruction_loss", "feature_loss", "discriminator_loss", "discriminator_accuracy"),
+            ADVERSARIAL,
             monitor=None,
             released=lambda _: base,
         )
@@ -105,13 +112,23 @@ def _train_stages(recipe: Recipe, train: SliceSet, validate: SliceSet, work: Pat
         )
     if not recipe.prior_schedule:
         return ["vqvae"]
+    whole_heads = base and "below_dropout" in recipe.prior
+    if whole_heads:
+        _stage(
+            work / "head_decoder",
+            lambda **how: finetune_decoder(recipe, vqvae, train, validate, heads=True, **how)[0],
+            recipe.seed,
+            ADVERSARIAL,
+            monitor=None,
+            released=lambda model: model.decoder,
+        )
     _stage(
         work / "prior",
         lambda **how: train_prior(recipe, vqvae, train, validate, **how)[0],
         recipe.seed,
         ("loss", "val_loss", "accuracy", "val_accuracy"),
     )
-    return ["vqvae", "prior"]
+    return ["vqvae", *(["head_decoder"] if whole_heads else []), "prior"]
 
 
 def _stage(

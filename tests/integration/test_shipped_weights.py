@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from oasis_helpers import load_pretrained, load_slices, metrics, pretrained, sample_codes
+from oasis_helpers import (
+    load_pretrained,
+    load_slices,
+    metrics,
+    pretrained,
+    sample_codes,
+    sample_heads,
+    set_metrics,
+)
 from oasis_helpers.data import SPLITS, read_json
 
 NAMES = sorted(path.parent.name for path in pretrained.WEIGHTS.glob("*/scores.json"))
@@ -50,6 +58,17 @@ def test_fine_tuned_and_reconstruction_trained_decoders_share_their_codes(name):
         pairs = zip(getattr(ours, part).get_weights(), getattr(twin, part).get_weights())
         for one, other in pairs:
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["cohort", "oasis1"])
+def test_slices_of_a_head_agree_better_when_decoded_together(name):
+    models = load_pretrained(name)
+    heads = sample_heads(models.prior, 2, seed=1)
+    alone = models.vqvae.decode(heads.reshape(-1, *models.prior.grid))
+    together = models.decode_heads(heads)
+    alone = alone.reshape(together.shape)
+    one, other = (set_metrics.neighbour_agreement(x)[1].mean() for x in (alone, together))
+    assert other > one + 0.02
 
 
 def test_real_slices_are_complete(real_root):

@@ -106,7 +106,7 @@ def killed_after(process: subprocess.Popen, lines: int, seconds: float) -> bool:
 
 
 def weights_and_curves(folder: Path) -> tuple[list[np.ndarray], dict]:
-    vqvae, prior = pretrained.load_stages(folder / "weights" / "tiny")
+    vqvae, prior, _ = pretrained.load_stages(folder / "weights" / "tiny")
     history = read_json(folder / "weights" / "tiny" / "history.json")
     for stage in ("vqvae", "prior"):
         del history[stage]["seconds"]

@@ -145,11 +145,27 @@ def test_weights_are_trained_scored_and_released(tiny, cohort_root):
 
 
 @pytest.mark.long
+def test_weights_that_sample_heads_get_a_decoder_of_heads(tiny, cohort_root, monkeypatch):
+    train.train_weights("tiny")
+    alone, prior = recipes.RECIPES["tiny-fine"], recipes.RECIPES["tiny"]
+    neighbour = {"prior": prior.prior | {"below_dropout": 0.3}}
+    heads = dataclasses.replace(alone, prior_schedule=prior.prior_schedule, **neighbour)
+    monkeypatch.setitem(recipes.RECIPES, "tiny-fine", heads)
+    assert train.train_weights("tiny-fine")["epochs"].keys() == {"vqvae", "head_decoder", "prior"}
+    models = load_pretrained("tiny-fine")
+    images = models.load_slices(cohort_root, "test").images[:64]
+    codes = models.vqvae.encode(images)
+    decoded = models.decode_heads(codes.reshape(2, 32, *models.vqvae.code_shape))
+    assert decoded.shape == (2, 32, *images.shape[1:])
+    assert not np.array_equal(decoded.reshape(images.shape), models.vqvae.decode(codes))
+
+
+@pytest.mark.long
 def test_a_prior_is_trained_on_released_codes(tiny, monkeypatch, refused):
     train.train_weights("tiny")
     file, work = tiny / "tiny" / "vqvae.keras", tiny.parent / "work" / "tiny"
     released, recipe = file.read_bytes(), recipes.RECIPES["tiny"]
-    neighbour = recipe.prior | {"below_dropout": 0.3, "below_noise": 0.1, "head_bins": 2}
+    neighbour = recipe.prior | {"below_dropout": 0.3, "head_bins": 2, "head_conditions": 4}
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(recipe, prior=neighbour))
     shutil.rmtree(work)
     scores = train.train_weights("tiny", keep_vqvae=True)

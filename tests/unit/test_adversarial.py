@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
+from oasis_helpers.adversarial import AdversarialDecoder, head_decoder, patch_discriminator
 from oasis_helpers.recipes import improved_vqvae
+from oasis_helpers.vqvae import with_neighbours
 
 REGION = (0, 4, 32, 24)
 LOSSES = ("reconstruction_loss", "adversarial_loss", "feature_loss", "discriminator_loss")
@@ -96,3 +97,28 @@ def test_fit_refuses(vqvae, images, refused):
     codes, words = vqvae.encode(images), "call fit(codes, images)."
     refused(lambda: model.fit(codes, verbose=0), "fit needs targets", words)
     refused(lambda: model.fit(codes, images, sample_weight=np.ones(8), verbose=0), words)
+
+
+# -------------------------------------------------------------------------------- whole heads
+
+
+def test_a_head_decoder_starts_as_the_decoder(vqvae, images):
+    codes, wide = vqvae.encode(images), head_decoder(vqvae.decoder)
+    decoded = vqvae.decode(with_neighbours(codes, 4), head_decoder=wide)
+    np.testing.assert_allclose(decoded, vqvae.decode(codes), atol=1e-6)
+
+
+def test_a_trained_head_decoder_sees_both_neighbours_and_leaves_the_decoder(vqvae, images):
+    codes = vqvae.encode(images)
+    triples, before = with_neighbours(codes, 4), vqvae.decode(codes)
+    wide = head_decoder(vqvae.decoder)
+    model = AdversarialDecoder(vqvae, patch_discriminator(32, REGION, filters=8), wide)
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
+    model.train_on_batch(triples, images)
+    np.testing.assert_array_equal(vqvae.decode(codes), before)
+    decoded = vqvae.decode(triples, head_decoder=wide)
+    for neighbour in (1, 2):
+        changed = triples.copy()
+        changed[..., neighbour] = (changed[..., neighbour] + 1) % 16
+        difference = np.abs(vqvae.decode(changed, head_decoder=wide) - decoded)
+        assert difference.max((1, 2, 3)).min() > 0

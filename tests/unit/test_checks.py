@@ -60,6 +60,7 @@ WRONG = {
         lambda z, e: z + ops.stop_gradient(e) - z,
         "the vectors must get the gradient",
     ),
+    "entries alone": ("straight_through", lambda z, e: e, "pass what it should, and stop"),
     "entries get it": (
         "straight_through",
         lambda z, e: e + z - ops.stop_gradient(z),

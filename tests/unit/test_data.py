@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 import zlib
 from pathlib import Path
 
@@ -219,21 +218,6 @@ def test_cache_of_other_content_is_made_again(slice_root, tmp_path, content):
     for _ in range(2):
         np.testing.assert_array_equal(load_slices(slice_root, "train", 32).images, first)
     assert brain_box(slice_root) == box
-
-
-def test_copies_that_were_not_used_for_90_days_are_removed(slice_root, tmp_path):
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for name in ("keras_png_slices_test-0.npy", "mine.npy", ".1-2-keras_png_slices_test-0.npy"):
-        (cache / name).write_bytes(b"")
-    load_slices(slice_root, "train", 32)
-    (used,) = cache.glob("keras_png_slices_train-*")
-    for path in cache.iterdir():
-        os.utime(path, (0, time.time() - 91 * 24 * 3600))
-    load_slices(slice_root, "train", 32)
-    load_slices(slice_root, "validate", 32)
-    (new,) = cache.glob("keras_png_slices_validate-*")
-    assert set(cache.iterdir()) == {used, new, cache / "mine.npy"}
 
 
 def test_cache_in_the_home_folder(slice_root, tmp_path, monkeypatch):

@@ -35,4 +35,4 @@ def test_kept_intervals_are_symmetric(name, request):
 
 
 def test_there_are_intervals():
-    assert len(intervals(read_json(FILES["oasis1"]))) == 35
+    assert len(intervals(read_json(FILES["oasis1"]))) == 37

@@ -95,19 +95,15 @@ def test_what_is_not_given_is_unknown():
         assert np.abs(other - plain).min() > 1e-4
 
 
-def test_the_neighbour_is_hidden_and_corrupted_in_training_only(monkeypatch):
+def test_the_neighbour_and_conditions_are_hidden_in_training_only(monkeypatch):
     prior = neighbour((4, 4))
-    inputs = prior.inputs_for(CODES, [3, 20], CODES + 5, np.zeros((2, 2), int))
-    monkeypatch.setattr(prior, "below_dropout", 1.0)
-    hidden, conditions = prior._corrupted(*inputs[2:])
-    assert (np.asarray(hidden) == -1).all() and set(np.unique(conditions)) <= {-1, 0}
     below = np.random.default_rng(0).integers(K, size=(256, 4, 4)).astype("int32")
-    monkeypatch.setattr(prior, "below_dropout", 0.0)
-    same, _ = prior._corrupted(below, np.zeros((256, 2), "int32"))
-    np.testing.assert_array_equal(same, below)
-    monkeypatch.setattr(prior, "below_noise", 0.5)
-    changed = np.asarray(prior._corrupted(below, np.zeros((256, 2), "int32"))[0]) != below
-    assert 0.15 < changed.mean() < 0.3, "up to half of the codes, a quarter on average"
+    for fraction in (0.0, 1.0):
+        monkeypatch.setattr(prior, "below_dropout", fraction)
+        given, conditions = prior._withheld(below, np.zeros((256, 2), "int32"))
+        assert (np.asarray(given) == (-1 if fraction else below)).all()
+        assert 0.3 < np.mean(np.asarray(conditions) == -1) < 0.7, "half of the maps"
+        assert (np.asarray(conditions)[:, 0] == np.asarray(conditions)[:, 1]).all()
 
 
 def test_older_files_have_no_neighbour():
@@ -230,24 +226,6 @@ def test_weights_that_are_no_numbers_are_refused(refused):
 def test_codes_may_have_any_integer_type(make, kind):
     prior = make((4, 4))
     np.testing.assert_array_equal(prior.log_prob(CODES.astype(kind), 3), prior.log_prob(CODES, 3))
-
-
-@pytest.mark.parametrize("kind", [MaskedPixelCNN, GatedPixelCNN])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_the_dtype_policy_is_saved(kind, policy):
-    keras.config.set_dtype_policy(policy)
-    prior = kind(K, (4, 4), filters=4, blocks=1)
-    keras.config.set_dtype_policy("float32" if policy != "float32" else "mixed_float16")
-    try:
-        config = prior.get_config()
-        again = kind.from_config(config)
-        older = kind.from_config({k: v for k, v in config.items() if k != "dtype"})
-        assert keras.config.dtype_policy().name != policy, "the global policy was changed"
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert {older.compute_dtype, older.logits.compute_dtype} == {"float32"}
-    for one, other in zip(prior._flatten_layers(), again._flatten_layers(), strict=True):
-        assert one.compute_dtype == other.compute_dtype, one.name
 
 
 SIZES = {

@@ -253,7 +253,8 @@ def test_broken_weights_are_refused(weights, refused, monkeypatch, break_it, wor
     ],
 )
 def test_scores_of_other_weights_are_refused(weights, vqvae, prior, refused, monkeypatch, changes):
-    monkeypatch.setattr(pretrained, "load_stages", lambda folder: (vqvae, prior))  # saves seconds
+    stages = [vqvae, prior, None]
+    monkeypatch.setattr(pretrained, "load_stages", lambda folder: stages)  # saves seconds
     assert load_pretrained("oasis1").vqvae is vqvae
     change_scores(weights / "oasis1", changes)
     refused(lambda: load_pretrained("oasis1"), OTHER)

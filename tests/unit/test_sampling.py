@@ -111,6 +111,16 @@ def test_bins_are_sampled_as_training_heads_pair_them(neighbour):
     assert sample_heads(neighbour, 0, ventricles=1).shape == (0, 32, 3, 4)
 
 
+def test_more_conditions_are_sampled_together():
+    options = {"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.3, "head_bins": 2}
+    prior = GatedPixelCNN(K, (3, 4), head_conditions=3, **options)
+    counts = np.zeros((2, 2, 2))
+    counts[0, 0, 1], counts[1, 0, 0] = 3, 1
+    prior.head_counts.assign(counts)
+    assert set(map(tuple, head_conditions(prior, 100))) == {(0, 0, 1), (1, 0, 0)}
+    assert head_conditions(prior, 2, ventricles=1).tolist() == [[1, 0, 0]] * 2
+
+
 HEADS = {
     "n": ({"n": -1}, "n = -1: expected a whole number, 0 or more."),
     "temperature": ({"temperature": 0}, "temperature = 0: expected a number above 0."),

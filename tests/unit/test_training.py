@@ -11,10 +11,10 @@ from oasis_helpers import load_slices, recipes, training
 # ---------------------------------------------------------------------------------- checkpoints
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path):
+def test_a_checkpoint_that_cannot_be_read_is_refused(tmp_path, refused):
     (tmp_path / "latest.npz").mkdir()
-    with pytest.warns(UserWarning, match=r"latest\.npz cannot be read \(Is a directory\)"):
-        training.Checkpoint(tmp_path).restore(small_model())
+    words = "latest.npz cannot be read", "Is a directory", "remove", "to train again"
+    refused(lambda: training.Checkpoint(tmp_path).restore(small_model()), *words)
 
 
 def test_a_number_after_nan_is_the_best(tmp_path):

@@ -10,7 +10,12 @@ from skimage.metrics import structural_similarity
 from oasis_helpers.layers import VectorQuantizer
 from oasis_helpers.recipes import improved_vqvae, reference_vqvae
 from oasis_helpers.training import Batches
-from oasis_helpers.vqvae import VQVAE, gaussian_blur_matrix, reconstruction_loss, ssim
+from oasis_helpers.vqvae import (
+    gaussian_blur_matrix,
+    reconstruction_loss,
+    ssim,
+    with_neighbours,
+)
 
 IMAGES = np.full((2, 16, 16, 1), 0.5, "float32")
 CODES = np.zeros((2, 4, 4), "int32")
@@ -214,25 +219,10 @@ def test_a_model_that_was_never_called_is_exported(tmp_path, blobs):
     np.testing.assert_allclose(np.clip(decoded, 0, 1), model.decode(model.encode(blobs)), atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_the_dtype_policy_is_saved(policy):
-    keras.config.set_dtype_policy(policy)
-    model = small_model()
-    keras.config.set_dtype_policy("float32" if policy != "float32" else "mixed_float16")
-    try:
-        again = VQVAE.from_config(model.get_config())
-        older = VQVAE.from_config(without_dtype(model.get_config()))
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert again.dtype_policy.name == policy and older.dtype_policy.name == "float32"
-    for one, other in zip(layers_of(model), layers_of(again), strict=True):
-        assert one.compute_dtype == other.compute_dtype, one.name
-
-
-def without_dtype(config: dict) -> dict:
-    """As it was saved before the policy was."""
-    return {name: value for name, value in config.items() if name != "dtype"}
-
-
-def layers_of(model: keras.Model) -> list:
-    return list(model._flatten_layers())
+def test_neighbours_are_the_slices_below_and_above():
+    triples = with_neighbours(np.arange(6)[:, None, None] + np.zeros((1, 2, 2), int), slices=3)
+    assert triples.shape == (6, 2, 2, 3)
+    assert triples[:, 0, 0].tolist() == [
+        *([0, -1, 1], [1, 0, 2], [2, 1, -1]),
+        *([3, -1, 4], [4, 3, 5], [5, 4, -1]),
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from oasis_helpers.data import SliceSet
 from oasis_helpers.pretrained import FEATURES
-from oasis_helpers.set_metrics import CORRUPTIONS, HELD_OUT_CORRUPTION
+from oasis_helpers.set_metrics import CORRUPTIONS
 from tools import features
 
 
@@ -39,7 +39,7 @@ def test_sensitivity_has_a_kid_for_each_corruption():
     train, others = uniform_slices(6, seed=0), uniform_slices(4, seed=1)
     contrast = network(lambda images: 100 * images.std((1, 2)))
     kids = features.sensitivity(contrast, train, others)
-    assert list(kids) == [*CORRUPTIONS, HELD_OUT_CORRUPTION]
+    assert list(kids) == [*CORRUPTIONS, features.HELD_OUT_CORRUPTION]
     assert abs(kids["none"]) < 0.1 and abs(kids["blurred"]) < 0.1 < kids["noisy"]
 
 
