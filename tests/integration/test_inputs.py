@@ -211,7 +211,7 @@ def test_input_loads_right_or_a_sentence_says_why_not(
             check_layout(root / SET)
         return
     frame = {"size": 80, "crop": BOX, "side": 256}
-    models = Pretrained(None, None, {"frame": frame, "data": "cohort"}, {})
+    models = Pretrained(None, None, None, {"frame": frame, "data": "cohort"}, {})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         slices = {split: models.load_slices(root, split) for split in SPLITS}
