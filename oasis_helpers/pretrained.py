@@ -179,9 +179,9 @@ def load_pretrained(name: str) -> Pretrained:
 def load_stages(folder: Path) -> list[keras.Model | None]:
     """VQ-VAE, prior and head decoder in a folder of weights, None for a missing one."""
     kinds = {"prior": Prior, "head_decoder": keras.Model}
-    files = {name: folder / f"{name}.keras" for name in kinds}
-    others = [file.is_file() and load_model(file, kinds[name]) for name, file in files.items()]
-    return [load_model(folder / "vqvae.keras", VQVAE), *(model or None for model in others)]
+    files = [(folder / f"{name}.keras", kind) for name, kind in kinds.items()]
+    others = [load_model(file, kind) if file.is_file() else None for file, kind in files]
+    return [load_model(folder / "vqvae.keras", VQVAE), *others]
 
 
 def load_model(file: Path, kind: type[keras.Model] = keras.Model) -> keras.Model:

@@ -88,11 +88,10 @@ def reconstruction(real: SliceSet, decoded: np.ndarray) -> dict:
     """Brain SSIM, [mean, low, high], and high-frequency power as a fraction of the originals'."""
     images = decoded.reshape(real.images.shape)
     similarity = metrics.ssim_scores(real.images, images)[1]
+    sharpness = metrics.sharpness_table(real.images, images)
     return {
         "brain_ssim": metrics.subject_interval(similarity, real.subjects).rounded(),
-        "high_frequency_power": metrics.sharpness_table(real.images, images)[
-            "high_frequency_power"
-        ],
+        "high_frequency_power": sharpness["high_frequency_power"],
     }
 
 

@@ -188,10 +188,8 @@ def high_frequency_power_by_third(
     """
 
     def by_third(images, slices):
-        power, third = (
-            metrics.high_frequency_power(metrics.band_power(images)),
-            slices * 3 // SLICES_PER_SUBJECT,
-        )
+        power = metrics.high_frequency_power(metrics.band_power(images))
+        third = slices * 3 // SLICES_PER_SUBJECT
         return np.array([power[third == number].mean() for number in range(3)])
 
     ratio = by_third(samples, indices) / by_third(unseen.images, unseen.slices)
