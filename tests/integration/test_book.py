@@ -396,7 +396,7 @@ def test_dark_mode_toggles_and_leaves_figures_as_they_are(browser, address, scre
 def test_the_menu_opens_on_a_phone(browser, address):
     with opened(browser, "phone") as (tab, faults):
         visit(tab, f"{address}/README.html")
-        link = tab.get_by_role("link", name="2. Building a VQ-VAE")
+        link = tab.locator("nav.bd-links").get_by_role("link", name="2. Building a VQ-VAE")
         assert not link.is_visible()
         tab.locator(".primary-toggle:visible").click()
         link.wait_for()
