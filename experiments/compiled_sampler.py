@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from oasis_helpers.causal import CausalAttention, CausalConv2D, GatedBlock, gate
-from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN
+from oasis_helpers.pixelcnn import HEAD_CONDITIONS, UNKNOWN, GatedPixelCNN
 from oasis_helpers.sampling import initial_state, refuse_bad_settings
 
 
@@ -88,7 +88,7 @@ def sample_maps(prior: GatedPixelCNN, temperature, slice_index, uniform, codes):
     """
     (height, width), maps, filters = prior.grid, codes.shape[2], prior.filters
     condition = prior.condition_features(
-        slice_index, ops.full((maps, prior.head_conditions), UNKNOWN, "int32")
+        slice_index, ops.full((maps, HEAD_CONDITIONS), UNKNOWN, "int32")
     )
     positions = prior.position_features(ops.full((1, height, width), UNKNOWN, "int32"))
     positions = ops.reshape(positions, (height, width, 1, filters))

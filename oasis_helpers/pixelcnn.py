@@ -25,6 +25,7 @@ from oasis_helpers.layers import (
 NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score without one
 UNKNOWN = -1  # in place of a code of the neighbour, or of the bin of a head's condition
 BATCH = 64  # maps in one pass of `log_prob`; bounds the memory
+HEAD_CONDITIONS = 4  # of a head: as many as `head_measures` has columns
 HEAD_DROPOUT = 0.5  # fraction of maps whose head's conditions are hidden in training
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
@@ -95,7 +96,7 @@ class Prior(keras.Model):
         Args:
             codes, slice_index: as for `log_prob`.
             below: int (N, h, w), the code maps of the slices below; None, or -1, where unknown.
-            conditions: int (N, M), the head's bins of `head_measures`; None, or -1 where unknown.
+            conditions: int (N, 4), the head's bins of `head_measures`; None, or -1 where unknown.
 
         Raises:
             ValueError: for values out of their range, or that this prior was trained without.
@@ -107,7 +108,7 @@ class Prior(keras.Model):
             return inputs
         shapes = {
             "below": (len(codes), *self.grid),
-            "conditions": (len(codes), self.head_conditions),
+            "conditions": (len(codes), HEAD_CONDITIONS),
         }
         limits = self.num_embeddings, self.head_bins
         for (name, shape), limit, value in zip(shapes.items(), limits, (below, conditions)):
@@ -126,7 +127,7 @@ class Prior(keras.Model):
 
     def _build(self) -> None:
         """Builds every layer by one symbolic pass, so that weights exist from the start."""
-        others = [self.grid, (self.head_conditions,)] if self.takes_below else []
+        others = [self.grid, (HEAD_CONDITIONS,)] if self.takes_below else []
         self(tuple(keras.Input(shape, dtype="int32") for shape in (self.grid, (), *others)))
 
     def build(self, input_shape):
@@ -215,9 +216,8 @@ class GatedPixelCNN(Prior):
             index (Ho and Salimans 2022, arXiv 2207.12598).
         below_dropout: fraction of maps whose neighbour, the code map of the slice below, is hidden
             in training; None for a prior that takes no neighbour.
-        head_bins: B, the number of bins of each condition of a head; 0 for none.
-        head_conditions: M, the number of conditions of a head. The weight `head_counts`, float
-            (B, ..., B), counts how often training heads combine their bins.
+        head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
+            `head_counts`, float (B, B, B, B), counts how often training heads combine their bins.
     """
 
     def __init__(
@@ -231,7 +231,6 @@ class GatedPixelCNN(Prior):
         condition_dropout: float = 0.0,
         below_dropout: float | None = None,
         head_bins: int = 0,
-        head_conditions: int = 2,
         **kwargs,
     ):
         super().__init__(num_embeddings, grid, **kwargs)
@@ -241,7 +240,7 @@ class GatedPixelCNN(Prior):
         self.dropout, self.condition_dropout = dropout, condition_dropout
         self.allows_no_condition = condition_dropout > 0
         self.below_dropout, self.takes_below = below_dropout, below_dropout is not None
-        self.head_bins, self.head_conditions = head_bins, head_conditions
+        self.head_bins = head_bins
         self.random = keras.random.SeedGenerator()
         self.code_embedding = layers.Embedding(num_embeddings, filters)
         self.position_embedding = layers.Embedding(self.grid[0] * self.grid[1], filters)
@@ -254,7 +253,7 @@ class GatedPixelCNN(Prior):
             self.below_convs = [layers.Conv2D(filters, 3, **same) for _ in range(3)]
             self.below_drop = layers.Dropout(dropout)
         if head_bins:
-            shape = (head_bins,) * head_conditions
+            shape = (head_bins,) * HEAD_CONDITIONS
             self.head_embeddings = [layers.Embedding(bins + 1, filters) for bins in shape]
             self.head_counts = self.add_weight(shape, "ones", trainable=False)
         self.first = GatedBlock(filters, radius=2, shift=True, dropout=0.0)
@@ -271,7 +270,7 @@ class GatedPixelCNN(Prior):
     def call(self, inputs, training=False):
         codes, slice_index, *others = inputs
         if self.takes_below and not others:
-            bins = ops.full((ops.shape(codes)[0], self.head_conditions), UNKNOWN, "int32")
+            bins = ops.full((ops.shape(codes)[0], HEAD_CONDITIONS), UNKNOWN, "int32")
             others = ops.full_like(codes, UNKNOWN), bins
         below, conditions = others or (None, None)
         if training and self.condition_dropout:

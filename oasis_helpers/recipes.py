@@ -237,7 +237,7 @@ _FINE_TUNED = replace(
     views=6,
 )
 
-_WITH_NEIGHBOUR = _FINE_TUNED.prior | {"below_dropout": 0.3, "head_bins": 6, "head_conditions": 4}
+_WITH_NEIGHBOUR = _FINE_TUNED.prior | {"below_dropout": 0.3, "head_bins": 6}
 
 RECIPES = {
     "oasis1-faithful": _BEFORE_FINE_TUNING,

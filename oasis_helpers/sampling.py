@@ -121,7 +121,7 @@ def sample_heads(
 
 
 def head_conditions(prior: Prior, n: int, ventricles=None, brightness=None, seed=0) -> np.ndarray:
-    """int32 (n, M): the bins asked for; the others are sampled as training heads combine them."""
+    """int32 (n, 4): the bins asked for; the others are sampled as training heads combine them."""
     bins, counts = np.arange(prior.head_bins), ops.convert_to_numpy(prior.head_counts)
     logits = np.log(counts + 1e-6)[None]  # never seen together: hardly ever
     for axis, asked in enumerate((ventricles, brightness)):

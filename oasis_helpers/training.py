@@ -31,7 +31,13 @@ from oasis_helpers.data import (
     with_mirrored,
     write_json,
 )
-from oasis_helpers.pixelcnn import UNKNOWN, GatedPixelCNN, MaskedPixelCNN, Prior
+from oasis_helpers.pixelcnn import (
+    HEAD_CONDITIONS,
+    UNKNOWN,
+    GatedPixelCNN,
+    MaskedPixelCNN,
+    Prior,
+)
 from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
 from oasis_helpers.set_metrics import head_measures, quantile_bins
 from oasis_helpers.vqvae import VQVAE, with_neighbours
@@ -116,12 +122,14 @@ def train_prior(
         below, number = train.below(), np.unique(train.subjects, return_inverse=True)[1]
         # A view depends on the position in the array, so both neighbours move alike.
         hidden = np.tile(below < 0, recipe.views)[:, None, None]
-        count = recipe.prior.get("head_conditions", 2)
-        measures = head_measures(train.images, train.subjects)[:, :count]
+        measures = head_measures(train.images, train.subjects)
         bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
         neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
         inputs += neighbours, np.tile(bins, (recipe.views, 1))
-        unseen_inputs += validate.codes_below(unseen), np.full((len(unseen), count), UNKNOWN)
+        unseen_inputs += (
+            validate.codes_below(unseen),
+            np.full((len(unseen), HEAD_CONDITIONS), UNKNOWN),
+        )
     data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 

@@ -165,7 +165,7 @@ def test_a_prior_is_trained_on_released_codes(tiny, monkeypatch, refused):
     train.train_weights("tiny")
     file, work = tiny / "tiny" / "vqvae.keras", tiny.parent / "work" / "tiny"
     released, recipe = file.read_bytes(), recipes.RECIPES["tiny"]
-    neighbour = recipe.prior | {"below_dropout": 0.3, "head_bins": 2, "head_conditions": 4}
+    neighbour = recipe.prior | {"below_dropout": 0.3, "head_bins": 2}
     monkeypatch.setitem(recipes.RECIPES, "tiny", dataclasses.replace(recipe, prior=neighbour))
     shutil.rmtree(work)
     scores = train.train_weights("tiny", keep_vqvae=True)
@@ -258,5 +258,5 @@ def test_a_neighbour_moves_with_its_slice(monkeypatch):
     np.testing.assert_array_equal(codes, vqvae.encode(moved))
     np.testing.assert_array_equal(below[slices > 0], codes[slices > 0])
     assert prior.head_counts.numpy().sum() == len(codes)
-    per_head = conditions.reshape(4, 4, 32, 2)  # views, heads, slices
+    per_head = conditions.reshape(4, 4, 32, 4)  # views, heads, slices
     assert (per_head == per_head[:1, :, :1]).all() and set(per_head.ravel()) == {0, 1}

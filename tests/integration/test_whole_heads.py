@@ -42,9 +42,10 @@ def test_heads_depend_on_the_seed_and_not_on_their_number(neighbour):
 
 def test_every_slice_follows_from_the_one_below(neighbour):
     heads = sample_heads(neighbour, 4, temperature=1e-9, ventricles=1, brightness=2)
+    conditions = sampling.head_conditions(neighbour, 4, ventricles=1, brightness=2)
     for index in (0, 1, 30):
         below = heads[:, index - 1] if index else None
-        logits = neighbour(neighbour.inputs_for(heads[:, index], index, below, [[1, 2]] * 4))
+        logits = neighbour(neighbour.inputs_for(heads[:, index], index, below, conditions))
         np.testing.assert_array_equal(np.argmax(logits, -1), heads[:, index])
     slices = sample_codes(neighbour, 4, 5, below=heads[:, 4], top_k=1)
     logits = neighbour(neighbour.inputs_for(slices, 5, heads[:, 4]))

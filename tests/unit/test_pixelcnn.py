@@ -82,15 +82,15 @@ def test_the_neighbour_reaches_every_position_and_later_codes_reach_none():
 def test_what_is_not_given_is_unknown():
     prior, unknown = neighbour((4, 4)), np.full((2, 4, 4), -1)
     plain = prior.log_prob(CODES, [3, 20])
-    same = prior.log_prob(CODES, [3, 20], unknown, np.full((2, 2), -1))
+    same = prior.log_prob(CODES, [3, 20], unknown, np.full((2, 4), -1))
     np.testing.assert_array_equal(plain, same)
     logits = prior.predict_on_batch((CODES, np.array([3, 20])))
     expected = prior.predict_on_batch(prior.inputs_for(CODES, [3, 20]))
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
     for other in (
         prior.log_prob(CODES, [3, 20], below=CODES),
-        prior.log_prob(CODES, [3, 20], conditions=np.zeros((2, 2), int)),
-        prior.log_prob(CODES, [3, 20], conditions=np.full((2, 2), 2)),
+        prior.log_prob(CODES, [3, 20], conditions=np.zeros((2, 4), int)),
+        prior.log_prob(CODES, [3, 20], conditions=np.full((2, 4), 2)),
     ):
         assert np.abs(other - plain).min() > 1e-4
 
@@ -100,10 +100,10 @@ def test_the_neighbour_and_conditions_are_hidden_in_training_only(monkeypatch):
     below = np.random.default_rng(0).integers(K, size=(256, 4, 4)).astype("int32")
     for fraction in (0.0, 1.0):
         monkeypatch.setattr(prior, "below_dropout", fraction)
-        given, conditions = prior._withheld(below, np.zeros((256, 2), "int32"))
+        given, conditions = prior._withheld(below, np.zeros((256, 4), "int32"))
         assert (np.asarray(given) == (-1 if fraction else below)).all()
         assert 0.3 < np.mean(np.asarray(conditions) == -1) < 0.7, "half of the maps"
-        assert (np.asarray(conditions)[:, 0] == np.asarray(conditions)[:, 1]).all()
+        assert (np.ptp(np.asarray(conditions), axis=1) == 0).all()
 
 
 def test_older_files_have_no_neighbour():
@@ -113,7 +113,7 @@ def test_older_files_have_no_neighbour():
     assert not again.takes_below and not again.head_bins
     shapes = [weight.shape for weight in again.weights]
     assert shapes == [weight.shape for weight in gated((4, 4)).weights]
-    assert len(neighbour((4, 4)).weights) == len(shapes) + 1 + 6 + 2 + 1
+    assert len(neighbour((4, 4)).weights) == len(shapes) + 1 + 6 + 4 + 1
 
 
 @pytest.mark.parametrize("make", [masked, gated])
@@ -185,7 +185,7 @@ OTHERS = {
     "code": ({"below": CODES + K}, "and values [12] ...; expected (2, 4, 4), and 0 to 11, or -1"),
     "half": ({"below": CODES + 0.5}, "and values [0.5] ...; expected (2, 4, 4), and 0 to 11, or"),
     "conditions": ({"conditions": [1, 2]}, "conditions has shape (2,) and values [1 2] ...;"),
-    "bin": ({"conditions": np.full((2, 2), 3)}, "expected (2, 2), and 0 to 2, or -1 where unknown"),
+    "bin": ({"conditions": np.full((2, 4), 3)}, "expected (2, 4), and 0 to 2, or -1 where unknown"),
 }
 
 

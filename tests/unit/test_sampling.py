@@ -99,26 +99,20 @@ def neighbour():
     return with_large_weights(GatedPixelCNN(K, (3, 4), **options))
 
 
-def test_bins_are_sampled_as_training_heads_pair_them(neighbour):
-    neighbour.head_counts.assign([[0, 0, 6], [0, 2, 0], [2, 0, 0]])
+def test_bins_are_sampled_as_training_heads_combine_them(neighbour):
+    counts = np.zeros((3, 3, 3, 3))
+    counts[0, 2, 1, 0], counts[1, 1, 0, 2], counts[2, 0, 1, 1] = 600, 200, 200
+    neighbour.head_counts.assign(counts)
     bins = head_conditions(neighbour, 4000)
-    assert bins.dtype == np.int32 and set(map(tuple, bins)) == {(0, 2), (1, 1), (2, 0)}
+    assert bins.dtype == np.int32
+    assert set(map(tuple, bins)) == {(0, 2, 1, 0), (1, 1, 0, 2), (2, 0, 1, 1)}
     assert np.mean(bins[:, 0] == 0) == pytest.approx(0.6, abs=0.03)
     np.testing.assert_array_equal(bins[:5], head_conditions(neighbour, 5))
-    assert head_conditions(neighbour, 3, ventricles=2).tolist() == [[2, 0]] * 3
-    assert head_conditions(neighbour, 2, brightness=[0, 1]).tolist() == [[2, 0], [1, 1]]
-    assert head_conditions(neighbour, 2, 0, 0).tolist() == [[0, 0]] * 2
+    assert head_conditions(neighbour, 3, ventricles=2).tolist() == [[2, 0, 1, 1]] * 3
+    asked = head_conditions(neighbour, 2, brightness=[0, 1])
+    assert asked.tolist() == [[2, 0, 1, 1], [1, 1, 0, 2]]
+    assert (head_conditions(neighbour, 2, 0, 0)[:, :2] == 0).all()
     assert sample_heads(neighbour, 0, ventricles=1).shape == (0, 32, 3, 4)
-
-
-def test_more_conditions_are_sampled_together():
-    options = {"filters": 4, "blocks": 1, "num_heads": 1, "below_dropout": 0.3, "head_bins": 2}
-    prior = GatedPixelCNN(K, (3, 4), head_conditions=3, **options)
-    counts = np.zeros((2, 2, 2))
-    counts[0, 0, 1], counts[1, 0, 0] = 3, 1
-    prior.head_counts.assign(counts)
-    assert set(map(tuple, head_conditions(prior, 100))) == {(0, 0, 1), (1, 0, 0)}
-    assert head_conditions(prior, 2, ventricles=1).tolist() == [[1, 0, 0]] * 2
 
 
 HEADS = {
