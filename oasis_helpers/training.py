@@ -31,13 +31,7 @@ from oasis_helpers.data import (
     with_mirrored,
     write_json,
 )
-from oasis_helpers.pixelcnn import (
-    HEAD_CONDITIONS,
-    UNKNOWN,
-    GatedPixelCNN,
-    MaskedPixelCNN,
-    Prior,
-)
+from oasis_helpers.pixelcnn import HEAD_CONDITIONS, UNKNOWN, GatedPixelCNN, MaskedPixelCNN, Prior
 from oasis_helpers.recipes import Recipe, improved_vqvae, reference_vqvae
 from oasis_helpers.set_metrics import head_measures, quantile_bins
 from oasis_helpers.vqvae import VQVAE, with_neighbours
@@ -126,10 +120,8 @@ def train_prior(
         bins = quantile_bins(measures, recipe.prior.get("head_bins", 1))[number]
         neighbours = np.where(hidden, UNKNOWN, views(train.images[below]))
         inputs += neighbours, np.tile(bins, (recipe.views, 1))
-        unseen_inputs += (
-            validate.codes_below(unseen),
-            np.full((len(unseen), HEAD_CONDITIONS), UNKNOWN),
-        )
+        unknown = np.full((len(unseen), HEAD_CONDITIONS), UNKNOWN)
+        unseen_inputs += validate.codes_below(unseen), unknown
     data = (*inputs, min(recipe.views, 2) * len(train)), (unseen_inputs, unseen)
     return fit_prior(recipe, vqvae.num_embeddings, *data, **options)
 
