@@ -150,7 +150,7 @@ class VQVAE(keras.Model):
     ) -> np.ndarray:
         """Slices of code maps: int (N, h, w) in 0 ... K-1 to float32 (N, size, size, 1) in [0, 1].
 
-        A `head_decoder` takes codes `with_neighbours`, int (N, h, w, 3), -1 where there is none.
+        A `head_decoder` takes codes `with_neighbours`, int (N, h, w, 3).
 
         Raises ValueError for another shape, codes outside 0 ... K-1, and weights that hold NaN.
         """
@@ -161,8 +161,7 @@ class VQVAE(keras.Model):
             raise ValueError(
                 f"decode got code maps of shape {codes.shape}; expected (N, {expected})."
             )
-        lowest = -1 if head_decoder else 0
-        codes = checked_codes("decode got", codes, self.num_embeddings, lowest)
+        codes = checked_codes("decode got", codes, self.num_embeddings)
         for part in (self.quantizer, decoder):
             refuse_nan(f"The weights of the {part.name} hold", *part.get_weights())
         parts = [np.zeros((0, self.size, self.size, 1), "float32")]
@@ -175,14 +174,9 @@ class VQVAE(keras.Model):
         return np.clip(images, 0, 1, dtype="float32")
 
     def entries(self, codes):
-        """What a decoder sees: float (N, h, w, D) of codes (N, h, w), or 3 D of (N, h, w, 3).
-
-        The entry of a missing neighbour, -1, is 0.
-        """
-        known = ops.expand_dims(ops.cast(codes >= 0, "float32"), -1)
-        entries = self.quantizer.lookup(ops.maximum(codes, 0)) * known
+        """What a decoder sees: float (N, h, w, D) of codes (N, h, w), or 3 D of (N, h, w, 3)."""
         depth = self.quantizer.embedding_dim * (codes.shape[3] if len(codes.shape) == 4 else 1)
-        return ops.reshape(entries, (-1, *self.code_shape, depth))
+        return ops.reshape(self.quantizer.lookup(codes), (-1, *self.code_shape, depth))
 
     def brain_positions(self, images: np.ndarray) -> np.ndarray:
         """bool (N, h, w): the grid positions that hold brain in images (N, size, size, 1)."""
@@ -215,10 +209,11 @@ class VQVAE(keras.Model):
 def with_neighbours(codes: np.ndarray, slices: int = SLICES_PER_SUBJECT) -> np.ndarray:
     """int (N, h, w, 3) of code maps (N, h, w): each slice's codes, those below, those above.
 
-    Every `slices` maps are one stack, from the bottom; -1 stands for a missing neighbour.
+    Every `slices` maps are one stack, from the bottom; where a neighbour is missing, at both ends,
+    the slice's own codes take its place.
     """
     stacks = codes.reshape(-1, slices, *codes.shape[1:])
-    padded = np.pad(stacks, [(0, 0), (1, 1), (0, 0), (0, 0)], constant_values=-1)
+    padded = np.pad(stacks, [(0, 0), (1, 1), (0, 0), (0, 0)], mode="edge")
     triples = np.stack([stacks, padded[:, :-2], padded[:, 2:]], axis=-1)
     return triples.reshape(*codes.shape, 3)
 

@@ -223,6 +223,6 @@ def test_neighbours_are_the_slices_below_and_above():
     triples = with_neighbours(np.arange(6)[:, None, None] + np.zeros((1, 2, 2), int), slices=3)
     assert triples.shape == (6, 2, 2, 3)
     assert triples[:, 0, 0].tolist() == [
-        *([0, -1, 1], [1, 0, 2], [2, 1, -1]),
-        *([3, -1, 4], [4, 3, 5], [5, 4, -1]),
+        *([0, 0, 1], [1, 0, 2], [2, 1, 2]),
+        *([3, 3, 4], [4, 3, 5], [5, 4, 5]),
     ]
