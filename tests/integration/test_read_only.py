@@ -133,7 +133,7 @@ def test_another_user_works_in_a_course_that_they_cannot_write_to(course, studen
     with lab_of(student, home) as get:
         copies = json.loads(get("api/contents/my_notebooks"))["content"]
         assert {"00_start.ipynb", "solutions"} <= {each["name"] for each in copies}
-        assert get("files/data/weights/oasis1/growing.gif").startswith(b"GIF8")
+        assert get("files/data/weights/oasis1/head.gif").startswith(b"GIF8")
         assert "Is this normal?" in json.loads(get("api/contents/docs/faq.md"))["content"]
     code, said = output_of(student(".venv/bin/python", "-c", EXECUTE, **PIPED))
     assert code == 0, said
