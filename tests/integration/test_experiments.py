@@ -134,7 +134,6 @@ def test_copies_are_planted_and_found(few, cohort_root, monkeypatch):
 @pytest.mark.long
 def test_classifiers_of_generated_slices(few, cohort_root, monkeypatch):
     monkeypatch.setattr(realism, "EPOCHS", 1)
-    monkeypatch.setattr(realism, "PARTNERS", (1,))  # there are two subjects
     result = realism.measure(cohort_root, "cohort")
     assert list(result["auc"]) == list(realism.PAIRS)
     kinds = result["one head"]
