@@ -19,7 +19,7 @@ from oasis_helpers.data import BRAIN_THRESHOLD, SLICES_PER_SUBJECT, SliceSet, wi
 from oasis_helpers.sampling import sample_codes, sample_heads
 
 EPOCHS, BATCH_SIZE = 5, 64
-PARTNERS = (1, 2)  # so many subjects earlier is the other half of a joined slice from
+PARTNERS = (1, 2)  # the other half is of the subject that comes so many earlier
 PAIRS = {  # the sets of each test; the first two are its controls
     "real, other subjects": ("real, even subjects", "real, odd subjects"),
     "real, blurred by a pixel": ("real", "blurred"),
@@ -105,7 +105,7 @@ def one_head(train: Sets, validate: Sets, test: Sets) -> dict:
     """How a classifier of halves scores slices of each kind, and halves joined from two of them."""
 
     def labelled_halves(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        two = np.concatenate([joined(real, steps) for steps in PARTNERS])
+        two = np.concatenate([of_two_subjects(real, steps) for steps in PARTNERS])
         images, labels = labelled(two, np.concatenate([real] * len(PARTNERS)))
         return halves(images), labels
 
@@ -113,7 +113,7 @@ def one_head(train: Sets, validate: Sets, test: Sets) -> dict:
     result = {}
     for kind in ("real", "reconstructed", "samples", "heads"):
         images, subjects = test[kind]
-        both = {"one": images, "two": joined(images, 1)}
+        both = {"one": images, "two": of_two_subjects(images, 1)}
         scores = {k: model.predict(halves(v), verbose=0)[:, 0] for k, v in both.items()}
         area = auc(scores["two"], scores["one"], subjects, subjects)
         means = {k: metrics.subject_interval(special.expit(v), subjects) for k, v in scores.items()}
@@ -121,7 +121,7 @@ def one_head(train: Sets, validate: Sets, test: Sets) -> dict:
     return result
 
 
-def joined(images: np.ndarray, steps: int) -> np.ndarray:
+def of_two_subjects(images: np.ndarray, steps: int) -> np.ndarray:
     """Slices with the right half of the subject that comes so many earlier, at the same index."""
     middle, others = images.shape[2] // 2, np.roll(images, SLICES_PER_SUBJECT * steps, axis=0)
     return np.concatenate([images[:, :, :middle], others[:, :, middle:]], axis=2)

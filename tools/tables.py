@@ -215,9 +215,9 @@ def realism_table() -> str:
 
 
 def halves_table() -> str:
-    """Halves of one slice, and halves that were joined from two."""
+    """Mean scores of slices and of halves that were joined from two, and how well they separate."""
     rows = [
-        [kind, *(_with_interval(one[key]) for key in ("one", "two", "auc"))]
+        [kind, *(f"{one[key][0]:.2f}" for key in ("one", "two")), _with_interval(one["auc"])]
         for kind, one in pretrained.results("realism")["one head"].items()
     ]
     return markdown(["slices", "score", "score of two halves", "AUC"], rows)

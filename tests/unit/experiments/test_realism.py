@@ -27,7 +27,7 @@ def test_a_classifier_separates_only_sets_that_differ(monkeypatch):
 
 def test_halves_of_one_and_of_two_subjects():
     images = heads(3).images
-    both, joined = realism.halves(images), realism.halves(realism.joined(images, 1))
+    both, joined = realism.halves(images), realism.halves(realism.of_two_subjects(images, 1))
     assert (both[..., :1] == images[:, :, :16]).all()
     assert (both[..., 1:] == images[:, :, :15:-1]).all()
     assert (joined[..., 0] == both[..., 0]).all()
