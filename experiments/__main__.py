@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "tokenizers": ("root", "file", "whole_frame"),
     "temperature": ("root", "weights"),
     "memorisation": ("root", "weights"),
+    "realism": ("root", "weights"),
     "sampling": (),
     "image_sizes": ("root",),
     "speed": (),

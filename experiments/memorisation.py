@@ -134,7 +134,17 @@ def membership(models: pretrained.Pretrained, train: SliceSet, unseen: SliceSet)
         _, group = np.unique(slices.subjects, return_inverse=True)
         means.append(np.bincount(group, bits) / np.bincount(group))
 
-    def area(of_train, of_unseen):
-        return [np.mean(np.less.outer(means[0][of_train], means[1][of_unseen]))]
+    return auc(*means, *(np.arange(len(one)) for one in means))
 
-    return set_metrics.jackknife(area, *(np.arange(len(one)) for one in means))[0]
+
+def auc(first: np.ndarray, second: np.ndarray, *subjects: np.ndarray) -> Estimate:
+    """How often a value of the second set is above one of the first; 0.5 for equal sets.
+
+    Values are float (N,) and (M,), `subjects` int (N,) and (M,), for the interval (`jackknife`).
+    """
+
+    def area(rows, columns):
+        return [np.mean(np.less.outer(first[rows], second[columns]))]
+
+    one = set_metrics.jackknife(area, *subjects)[0]
+    return Estimate(one.mean, max(one.low, 0.0), min(one.high, 1.0))

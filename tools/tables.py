@@ -206,6 +206,23 @@ def membership_table() -> str:
     return markdown(["bits per code of", "AUC, training against test subjects"], [row])
 
 
+def realism_table() -> str:
+    """How well a classifier separates two sets of slices."""
+    rows = [
+        [name, _with_interval(area)] for name, area in pretrained.results("realism")["auc"].items()
+    ]
+    return markdown(["sets", "AUC"], rows)
+
+
+def halves_table() -> str:
+    """Mean scores of slices and of halves that were joined from two, and how well they separate."""
+    rows = [
+        [kind, *(f"{one[key][0]:.2f}" for key in ("one", "two")), _with_interval(one["auc"])]
+        for kind, one in pretrained.results("realism")["one head"].items()
+    ]
+    return markdown(["slices", "score", "score of two halves", "AUC"], rows)
+
+
 def tokenizers_table() -> str:
     """What our prior needs for the 10 x 10 codes of several tokenizers."""
     headings = ["codes of", "positions with brain", "brain SSIM", "baseline per position"]
@@ -266,6 +283,8 @@ TABLES = {
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,
+    "realism": realism_table,
+    "two halves": halves_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,

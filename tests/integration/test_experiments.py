@@ -14,6 +14,7 @@ from experiments import (
     memorisation,
     priors,
     rates,
+    realism,
     sampling,
     speed,
     temperature,
@@ -128,6 +129,18 @@ def test_copies_are_planted_and_found(few, cohort_root, monkeypatch):
     assert {test: row["found"] for test, row in again.items()} == {"pixels": 1.0, "codes": 1.0}
     area, low, high = result["membership"]
     assert low <= area <= high
+
+
+@pytest.mark.long
+def test_classifiers_of_generated_slices(few, cohort_root, monkeypatch):
+    monkeypatch.setattr(realism, "EPOCHS", 1)
+    result = realism.measure(cohort_root, "cohort")
+    assert list(result["auc"]) == list(realism.PAIRS)
+    kinds = result["one head"]
+    assert list(kinds) == ["real", "reconstructed", "samples", "heads"]
+    for mean, low, high in [*result["auc"].values(), *(kind["auc"] for kind in kinds.values())]:
+        assert 0 <= low <= mean <= high <= 1
+    assert all(0 < kind[score][0] < 1 for kind in kinds.values() for score in ("one", "two"))
 
 
 @pytest.mark.long
