@@ -1,11 +1,14 @@
-"""The sampling loop and the cached row built in notebook 06 equal the package's."""
+"""The loop and the cached row built in notebook 06 equal the package's; its game counts right."""
 
 import time
+from pathlib import Path
 
+import ipywidgets as widgets
 import keras
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 
 from oasis_helpers import sample_codes
 from oasis_helpers.causal import CausalConv2D
@@ -51,3 +54,23 @@ def test_built_06_cached_row(small_prior):
         cached.remember(inputs[:, 0, column])
     expected = keras.ops.convert_to_numpy(layer(inputs))[:, 0]
     assert np.allclose(np.stack(outputs, 1), expected, atol=1e-5)
+
+
+def test_the_game_wants_all_answers_and_writes_a_line_for_each_round(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"widgets": widgets, "binomtest": binomtest, "time": time, "Path": Path}
+    names |= {"WEIGHTS": "cohort", "is_real": np.arange(12) < 4}
+    for game_round, said_real, right in ((1, 12, 4), (2, 3, 11)):
+        names = run_cells("06_generation", ["game-answers"], names | {"game_round": game_round})
+        for number, answer in enumerate(names["answers"]):
+            names["score_button"].click()
+            assert names["verdict"].value == f"Number {number + 1} has no answer yet."
+            answer.value = "real" if number < said_real else "sample"
+        names["score_button"].click()
+        low, high = binomtest(right, 12).proportion_ci()
+        assert f"{right} of 12" in names["verdict"].value
+        assert f"interval: {100 * low:.0f} to {100 * high:.0f} %." in names["verdict"].value
+        assert names["score_button"].disabled
+    heading, *lines = Path("reader_test.csv").read_text().splitlines()
+    rows = [dict(zip(heading.split(","), line.split(","), strict=True)) for line in lines]
+    assert [(row["round"], row["right"]) for row in rows] == [("1", "4"), ("2", "11")]
