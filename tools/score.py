@@ -216,7 +216,7 @@ def _memorisation(
 
 
 def model_card(name: str, scores: dict) -> str:
-    """The text of MODEL_CARD.md: its figures are from `scores` and the memorisation experiment."""
+    """The text of MODEL_CARD.md: its figures are from `scores` and two experiments."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(REPOSITORY / "tools"),
         undefined=jinja2.StrictUndefined,
@@ -227,11 +227,14 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["estimate"] = lambda values: (
         "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*values)
     )
+    environment.filters["area"] = lambda values: "{:.2f} [{:.2f}, {:.2f}]".format(*values)
+    environment.filters["distances"] = lambda row: ", ".join(f"{x:.2f}" for x in row.values())
     environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
     facts = {"name": name, "outdated": scores["recipe"] != current}
-    return template.render(facts, measured=results("memorisation"), **scores)
+    kept = {"copies": results("memorisation"), "realism": results("realism")}
+    return template.render(facts, **kept, **scores)
 
 
 def main(prog: str, description: str, command: Callable[..., dict], **flags: str) -> None:
