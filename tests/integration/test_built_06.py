@@ -71,6 +71,6 @@ def test_the_game_wants_all_answers_and_writes_a_line_for_each_round(tmp_path, m
         assert f"{right} of 12" in names["verdict"].value
         assert f"interval: {100 * low:.0f} to {100 * high:.0f} %." in names["verdict"].value
         assert names["score_button"].disabled
-    heading, *lines = Path("reader_test.csv").read_text().splitlines()
+    heading, *lines = Path("reader_test.csv").read_text(encoding="utf-8").splitlines()
     rows = [dict(zip(heading.split(","), line.split(","), strict=True)) for line in lines]
     assert [(row["round"], row["right"]) for row in rows] == [("1", "4"), ("2", "11")]
