@@ -18,8 +18,6 @@ from oasis_helpers.recipes import improved_vqvae, reference_vqvae
 
 IMPORTED = set(sys.modules)  # before Keras reaches for TensorFlow itself, in `fit`
 LIKELIHOOD = keras.losses.SparseCategoricalCrossentropy
-# TensorFlow's own graph compiles sooner than XLA; JAX has nothing but XLA.
-COMPILED = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
 
 
 def first_stage(kind: str):
@@ -66,7 +64,7 @@ def same_steps() -> dict:
         rng = np.random.default_rng(2)
         model.set_weights([rng.normal(0, 0.1, value.shape) for value in model.get_weights()])
         loss = {"loss": LIKELIHOOD(from_logits=True)} if stage == "second" else {}
-        model.compile(keras.optimizers.SGD(0.02), **loss, **COMPILED)
+        model.compile(keras.optimizers.SGD(0.02), **loss)
         history = model.fit(inputs, targets, 16, 3, verbose=0, shuffle=False).history
         losses[f"losses, {stage} stage"] = history["loss"]
     return losses
@@ -77,11 +75,11 @@ def both_stages(epochs: int) -> dict:
     keras.utils.set_random_seed(0)
     images, indices = rings(), np.arange(64) % 32
     vqvae, prior = first_stage("ours"), second_stage("ours")
-    vqvae.compile(keras.optimizers.Adam(3e-3), **COMPILED)
+    vqvae.compile(keras.optimizers.Adam(3e-3))
     first = vqvae.fit(images, images, 16, epochs, verbose=0).history
     codes = vqvae.encode(images)
     optimizer = keras.optimizers.AdamW(3e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.9)
-    prior.compile(optimizer, LIKELIHOOD(from_logits=True), metrics=["accuracy"], **COMPILED)
+    prior.compile(optimizer, LIKELIHOOD(from_logits=True), metrics=["accuracy"])
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     inputs, unseen = (codes, indices), ((codes[:16], indices[:16]), codes[:16])
     second = prior.fit(
@@ -111,7 +109,7 @@ def both_stages(epochs: int) -> dict:
 def fine_tuned() -> dict:
     vqvae, images = first_stage("ours"), rings()
     model = AdversarialDecoder(vqvae, patch_discriminator(16, vqvae.region, filters=8))
-    model.compile(keras.optimizers.Adam(1e-3), **COMPILED)
+    model.compile(keras.optimizers.Adam(1e-3))
     return model.fit(vqvae.encode(images), images, 16, 1, verbose=0).history
 
 

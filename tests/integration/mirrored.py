@@ -23,7 +23,7 @@ def trained(strategy, restarts: bool):
         options = {"start_from_data": restarts, "restart_below": 0.1 if restarts else 0}
         model = VQVAE(encoder, EMAVectorQuantizer(16, 16, **options), decoder, 0.1, 3.0)
         model = mirrored(model) if strategy.num_replicas_in_sync > 1 else model
-        model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+        model.compile(keras.optimizers.Adam(1e-3))
     history = model.fit(images, images, 16, 3, shuffle=False, verbose=0).history
     values = {
         variable.name: [

@@ -1,6 +1,6 @@
 """Trainings that are killed, repeated or started twice; long use without growth.
 
-Run as a script, this file is one such training: `test_survival.py FOLDER EPOCHS compiled|plain`.
+Run as a script, this file is one such training: `test_survival.py FOLDER EPOCHS`.
 """
 
 import dataclasses
@@ -61,18 +61,8 @@ def recipe_of(epochs: int, **changes) -> recipes.Recipe:
     return dataclasses.replace(RECIPE, **schedules, **changes)
 
 
-compile_as_asked = keras.Model.compile
-
-
-def compile_plainly(*model, jit_compile=False, **options):
-    """`compile` for tests in a hurry: with XLA the prior's first step takes as long as the rest."""
-    compile_as_asked(*model, jit_compile=False, **options)
-
-
-def train_in(folder: Path, epochs: int, compiled: bool) -> None:
+def train_in(folder: Path, epochs: int) -> None:
     """The whole of `train_weights` except for the scores, with all its files in a folder."""
-    if not compiled:
-        keras.Model.compile = compile_plainly
     recipes.RECIPES["tiny"] = recipe_of(epochs)
     train.WEIGHTS, train.CHECKPOINTS = folder / "weights", folder / "work"
     train.splits_for = lambda name: {split: noisy_discs(split) for split in COUNTS}
@@ -83,9 +73,9 @@ def train_in(folder: Path, epochs: int, compiled: bool) -> None:
 # ------------------------------------------------------------------------------------- killed
 
 
-def started(folder: Path, epochs: int, how: str) -> subprocess.Popen:
+def started(folder: Path, epochs: int) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, __file__, str(folder), str(epochs), how],
+        [sys.executable, __file__, str(folder), str(epochs)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
@@ -113,17 +103,17 @@ def weights_and_curves(folder: Path) -> tuple[list[np.ndarray], dict]:
     return [*vqvae.get_weights(), *prior.get_weights()], history
 
 
-def survive(folder: Path, kills: int, epochs: int, seed: int, how: str) -> None:
+def survive(folder: Path, kills: int, epochs: int, seed: int) -> None:
     """Kills one training again and again, and compares its end with one that was never killed."""
     chance, done = random.Random(seed), []
-    undisturbed = started(folder / "undisturbed", epochs, how)
+    undisturbed = started(folder / "undisturbed", epochs)
     while len(done) < kills:
         # The first line of a process shows that its first epoch is kept.
         lines, seconds = chance.choice((1, 1, 2)), chance.uniform(0, 0.6)
-        if not killed_after(started(folder / "killed", epochs, how), lines, seconds):
+        if not killed_after(started(folder / "killed", epochs), lines, seconds):
             break  # it had come to its end: what follows is the training of another one
         done.append((lines, round(seconds, 3)))
-    ending = started(folder / "killed", epochs, how)
+    ending = started(folder / "killed", epochs)
     for process in (ending, undisturbed):
         printed = process.communicate()
         assert process.returncode == 0, printed[1]
@@ -139,12 +129,12 @@ def survive(folder: Path, kills: int, epochs: int, seed: int, how: str) -> None:
 
 @pytest.mark.long
 def test_a_training_killed_twice_ends_with_the_same_weights(tmp_path):
-    survive(tmp_path, kills=2, epochs=3, seed=0, how="plain")
+    survive(tmp_path, kills=2, epochs=3, seed=0)
 
 
 @pytest.mark.long
 def test_a_training_killed_twenty_times_ends_with_the_same_weights(tmp_path):
-    survive(tmp_path, kills=20, epochs=40, seed=1, how="compiled")
+    survive(tmp_path, kills=20, epochs=40, seed=1)
 
 
 # ------------------------------------------------------------------------ a notebook's kernel
@@ -264,11 +254,11 @@ def test_same_seed_same_scores_and_slices():
 
 @pytest.mark.long
 def test_two_trainings_of_the_same_weights_at_once(tmp_path):
-    both = [started(tmp_path / "two", 6, "compiled") for _ in range(2)]
+    both = [started(tmp_path / "two", 6) for _ in range(2)]
     printed = [process.communicate() for process in both]
     assert sorted(process.returncode for process in both) == [0, 1], printed
     assert any("BlockingIOError: Another process is training 'tiny'" in text for _, text in printed)
-    alone = started(tmp_path / "one", 6, "compiled")
+    alone = started(tmp_path / "one", 6)
     alone.communicate()
     (here, _), (there, _) = (weights_and_curves(tmp_path / name) for name in ("two", "one"))
     for one, other in zip(here, there, strict=True):
@@ -374,4 +364,4 @@ def test_weights_are_loaded_fifty_times_in_bounded_memory():
 
 
 if __name__ == "__main__":
-    train_in(Path(sys.argv[1]), int(sys.argv[2]), compiled=sys.argv[3] == "compiled")
+    train_in(Path(sys.argv[1]), int(sys.argv[2]))

@@ -124,13 +124,7 @@ def test_a_lost_worker_is_named_and_training_resumes_exactly(tmp_path):
 
 
 @pytest.mark.long
-def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path, monkeypatch):
-    compile_with = keras.Model.compile  # compiling by XLA would take longer than the rest
-    monkeypatch.setattr(
-        keras.Model,
-        "compile",
-        lambda *model, jit_compile=False, **options: compile_with(*model, **options),
-    )
+def test_slices_from_the_disk_teach_what_slices_in_memory_teach(tmp_path):
     write_slices(tmp_path)
     recipe = replace(RECIPE, views=2)  # shifts are seeded differently
 
