@@ -48,6 +48,7 @@ class Prior(keras.Model):
 
     allows_no_condition = True  # whether `NO_CONDITION` may replace a slice index
     takes_below = False  # whether the slice below, and a head's conditions, are inputs
+    head_bins = 0  # of each condition of a head
 
     def __init__(self, num_embeddings: int, grid: tuple[int, int], **kwargs):
         super().__init__(**kwargs)

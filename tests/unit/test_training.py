@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from oasis_helpers import load_slices, recipes, training
+from oasis_helpers.pixelcnn import MaskedPixelCNN
 
 # ---------------------------------------------------------------------------------- checkpoints
 
@@ -122,3 +123,15 @@ def test_folder_of_another_training(slice_root, prior, tmp_path, refused):
 def test_no_best_epoch_without_a_number(tmp_path):
     with pytest.raises(ValueError, match=r"val_loss was never a number in .*lower learning rate"):
         training.Checkpoint(tmp_path).take_best()
+
+
+# ---------------------------------------------------------------------------------------- prior
+
+
+def test_the_prior_of_the_reference_is_trained_like_ours():
+    codes, index = np.zeros((8, 3, 3), "int32"), np.zeros(8, "int32")
+    schedule = recipes.Schedule(2, 4, 1e-3)
+    recipe = recipes.Recipe("cohort", prior={"reference": True}, prior_schedule=schedule)
+    validation = (codes, index), codes
+    prior, history = training.fit_prior(recipe, 5, (codes, index, len(codes)), validation)
+    assert isinstance(prior, MaskedPixelCNN) and np.isfinite(history["val_loss"]).all()
