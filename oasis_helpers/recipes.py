@@ -226,6 +226,14 @@ FINE_GRID = {"region": (10, 10, 60, 60), "patch": (3, 3), "merge": (1, 1), "widt
 CROPPED = {"region": (1, 7, 78, 66), "patch": (3, 3), "merge": (2, 2)}
 
 _REFERENCE = {"reference": True}
+_REFERENCE_20_EPOCHS = Recipe(  # in the frame of "oasis1", so that their slices compare
+    "oasis1",
+    crop="brain",
+    vqvae=_REFERENCE,
+    vqvae_schedule=Schedule(720, 128, 1e-3),
+    prior=_REFERENCE,
+    prior_schedule=Schedule(1500, 64, 3e-4),
+)
 _BEFORE_FINE_TUNING = Recipe("oasis1", 80, "brain", CROPPED, Schedule(4600, 32, 4e-3))
 _FINE_TUNED = replace(
     _BEFORE_FINE_TUNING,
@@ -259,13 +267,11 @@ RECIPES = {
     "oasis1-20x20": Recipe(
         "oasis1", vqvae=FINE_GRID | {"num_embeddings": 256}, vqvae_schedule=Schedule(2000, 32, 4e-3)
     ),
-    "oasis1-reference": Recipe(  # in the frame of "oasis1", so that their slices compare
-        "oasis1",
-        crop="brain",
-        vqvae=_REFERENCE,
-        vqvae_schedule=Schedule(720, 128, 1e-3),
-        prior=_REFERENCE,
-        prior_schedule=Schedule(1500, 64, 3e-4),
+    "oasis1-reference": _REFERENCE_20_EPOCHS,
+    "oasis1-reference-100": replace(  # as long as published: 100 epochs of each stage
+        _REFERENCE_20_EPOCHS,
+        vqvae_schedule=Schedule(3600, 128, 1e-3),
+        prior_schedule=Schedule(7200, 64, 3e-4),
     ),
     "cohort-faithful": replace(
         _BEFORE_FINE_TUNING, data="cohort", vqvae_schedule=Schedule(2000, 32, 4e-3)
