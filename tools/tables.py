@@ -27,7 +27,8 @@ from oasis_helpers.pretrained import WEIGHTS
 from oasis_helpers.recipes import RECIPES
 
 PAGES = ("README.md", "docs/results.md")
-PICTURED, REFERENCE = "oasis1", "oasis1-reference"  # weights in README, and their baseline
+PICTURED = "oasis1"  # weights in README
+REFERENCES = {"20 epochs": "oasis1-reference", "100 epochs": "oasis1-reference-100"}
 BASELINES = ("per position", "smoothed over indices")
 
 
@@ -61,12 +62,12 @@ def _with_interval(values: list[float]) -> str:
 
 
 def headline_table() -> str:
-    """The reference, our weights, and real slices, in five lines."""
-    names = (REFERENCE, PICTURED)
-    both = [read_json(WEIGHTS / name / "scores.json") for name in names]
-    tests, priors = [one["test"] for one in both], [one["prior_test"] for one in both]
-    samples, real = [one["set_metrics"]["samples"] for one in both], both[1]["set_metrics"]["real"]
-    sets = [*samples, real]
+    """The reference at both lengths, our weights, and real slices, in five lines."""
+    names = (*REFERENCES.values(), PICTURED)
+    scores = [read_json(WEIGHTS / name / "scores.json") for name in names]
+    tests, priors = [one["test"] for one in scores], [one["prior_test"] for one in scores]
+    sets = [one["set_metrics"]["samples"] for one in scores]
+    sets.append(scores[-1]["set_metrics"]["real"])
     power = [100 * test["sharpness"]["high_frequency_power"] for test in tests]
     rows = [
         ["brain SSIM of reconstructions", *(_with_interval(t["brain_ssim"]) for t in tests), "1"],
@@ -87,7 +88,8 @@ def headline_table() -> str:
             *(f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}" for row in sets),
         ],
     ]
-    return markdown(["score", "reference", "ours", "real slices"], rows)
+    references = [f"reference, {length}" for length in REFERENCES]
+    return markdown(["score", *references, "ours", "real slices"], rows)
 
 
 def results_table() -> str:
@@ -117,17 +119,13 @@ def results_table() -> str:
 
 
 def set_metrics_table() -> str:
-    """Sets of slices against the real ones of test subjects, from two `scores.json`."""
-    ours, reference = (
-        read_json(WEIGHTS / name / "scores.json")["set_metrics"] for name in (PICTURED, REFERENCE)
-    )
-    sets = {
-        "real, other subjects": ours["real"],
-        f"reconstructed by `{PICTURED}`": ours["reconstructed"],
-        f"samples of `{PICTURED}`": ours["samples"],
-        "reconstructed by the reference": reference["reconstructed"],
-        "samples of the reference": reference["samples"],
-    }
+    """Sets of slices against the real ones of test subjects."""
+    sets = {}
+    for name in (PICTURED, *REFERENCES.values()):
+        scores = read_json(WEIGHTS / name / "scores.json")["set_metrics"]
+        sets.setdefault("real, other subjects", scores["real"])
+        sets[f"reconstructed by `{name}`"] = scores["reconstructed"]
+        sets[f"samples of `{name}`"] = scores["samples"]
     return _sets_table(sets)
 
 
