@@ -15,7 +15,7 @@ from oasis_helpers.data import SliceSet, read_json, with_mirrored, write_json
 from oasis_helpers.vqvae import VQVAE
 
 SECONDS = 60.0  # of training for each variant
-TIMED_STEPS = 12  # of an untrained copy, to turn seconds into steps
+TIMED_STEPS = 30  # of an untrained copy, to turn seconds into steps
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,17 @@ def plan_steps(
     """{variant's name: {"steps", "seconds"}}: as many steps as take `seconds`, or `steps` for all.
 
     All variants are timed before the first is trained, on an otherwise idle machine. Training then
-    counts steps only.
+    counts steps only. Variants whose steps are the same are timed once.
     """
+    paces = {}
 
     def planned(variant: Variant) -> dict:
-        model = variant.compiled(1.0, TIMED_STEPS)
-        pace = step_seconds(model, train.images, train.images, variant.batch_size)
-        count = steps or max(1, round(seconds / pace))
-        return {"steps": count, "seconds": round(count * pace, 1)}
+        step = variant.build, variant.batch_size
+        if step not in paces:
+            model = variant.compiled(1.0, TIMED_STEPS)
+            paces[step] = step_seconds(model, train.images, train.images, variant.batch_size)
+        count = steps or max(1, round(seconds / paces[step]))
+        return {"steps": count, "seconds": round(count * paces[step], 1)}
 
     return {v.name: cache.get_or_compute("plan", v.name, planned, v) for v in variants}
 
