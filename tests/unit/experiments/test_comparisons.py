@@ -43,7 +43,10 @@ def test_stored_results_are_those_of_todays_variants():
     codecs = [f"{name} {o}" for name, (_, options) in rates.CODECS.items() for o in options]
     assert stored_names("rates", "rates") == [*(v.name for v in rates.VARIANTS), *codecs]
     assert stored_names("decoders", "decoders") == list(decoders.VARIANTS)
-    assert stored_names("tokenizers", "tokenizers") == [*tokenizers.NAMES, "oasis1-10x10"]
+    assert stored_names("tokenizers", "tokenizers") == [
+        *(variant.name for variant in tokenizers.VARIANTS),
+        "oasis1-10x10",
+    ]
     assert stored_names("speed", "recipes") == list(speed.VARIANTS)
     assert set(time_to_target.VARIANTS) < set(pretrained.results("time_to_target"))
 
