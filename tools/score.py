@@ -233,8 +233,8 @@ def model_card(name: str, scores: dict) -> str:
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
     facts = {"name": name, "outdated": scores["recipe"] != current}
-    kept = {"copies": results("memorisation"), "realism": results("realism")}
-    return template.render(facts, **kept, **scores)
+    measured = {"copies": results("memorisation"), "realism": results("realism")}
+    return template.render(facts, **measured, **scores)
 
 
 def main(prog: str, description: str, command: Callable[..., dict], **flags: str) -> None:
