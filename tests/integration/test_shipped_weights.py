@@ -110,7 +110,8 @@ def test_the_fine_tuned_decoder_is_sharp_and_close_to_its_twin():
 
 
 def test_samples_are_much_closer_to_real_slices_than_those_of_the_reference():
-    ours, reference = (scores_of(name)["set_metrics"] for name in ("oasis1", "oasis1-reference-100"))
+    names = "oasis1", "oasis1-reference-100"
+    ours, reference = (scores_of(name)["set_metrics"] for name in names)
     assert {row["slices"] for row in (*ours.values(), *reference.values())} == {576}
 
     def gap_closed(score):
