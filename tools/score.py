@@ -227,7 +227,7 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["estimate"] = lambda values: (
         "{:.3f} (95 % interval {:.3f} to {:.3f})".format(*values)
     )
-    environment.filters["area"] = lambda values: "{:.2f} [{:.2f}, {:.2f}]".format(*values)
+    environment.filters["interval"] = lambda values: "{:.2f} [{:.2f}, {:.2f}]".format(*values)
     environment.filters["distances"] = lambda row: ", ".join(f"{x:.2f}" for x in row.values())
     environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
