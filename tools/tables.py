@@ -83,6 +83,7 @@ def headline_table() -> str:
             "",
         ],
         ["KID of samples", *(_with_interval(row["kid"]) for row in sets)],
+        ["the same in random features", *(_with_interval(row["kid_random"]) for row in sets)],
         [
             "precision, recall of samples",
             *(f"{row['precision'][0]:.2f}, {row['recall'][0]:.2f}" for row in sets),
@@ -126,6 +127,8 @@ def set_metrics_table() -> str:
         sets.setdefault("real, other subjects", scores["real"])
         sets[f"reconstructed by `{name}`"] = scores["reconstructed"]
         sets[f"samples of `{name}`"] = scores["samples"]
+        if name != PICTURED:  # the prior of the reference does not get the slice index
+            del sets[f"samples of `{name}`"]["pairwise_ssim"]
     return _sets_table(sets)
 
 
@@ -142,7 +145,10 @@ def cohort_set_metrics_table() -> str:
 
 def _sets_table(sets: dict[str, dict]) -> str:
     scores = ("kid", "kid_random", "precision", "recall", "density", "coverage", "pairwise_ssim")
-    rows = [[name, *(_with_interval(row[score]) for score in scores)] for name, row in sets.items()]
+    rows = [
+        [name, *(_with_interval(row[score]) if score in row else "" for score in scores)]
+        for name, row in sets.items()
+    ]
     headings = ["set", "KID", "KID in random features", *scores[2:-1], "pairwise SSIM"]
     return markdown(headings, rows)
 
@@ -157,11 +163,15 @@ def heads_table() -> str:
             thirds = (" / ".join(f"{x:.3f}" for x in values) for values in agreement.values())
             scores_of_set = ("precision", "recall", "coverage")
             parts = (f"{sets['all'][score][0]:.2f}" for score in scores_of_set)
-            planes = (_with_interval(reformats[f"{p} trained"]) for p in ("coronal", "sagittal"))
+            planes = (
+                f"{_with_interval(reformats[f'{p} trained'])} ({reformats[f'{p} random'][0]:.2f})"
+                for p in ("coronal", "sagittal")
+            )
             row = [f"`{name}`, {kind}", *thirds, _with_interval(sets["all"]["kid"])]
             rows.append([*row, ", ".join(parts), *planes])
     headings = "stacks|difference of neighbours|their brain SSIM|KID of slices"
-    headings += "|precision, recall, coverage|KID of coronal reformats|of sagittal ones"
+    headings += "|precision, recall, coverage"
+    headings += "|KID of coronal reformats (random features)|of sagittal ones"
     return markdown(headings.split("|"), rows)
 
 
