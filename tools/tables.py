@@ -126,9 +126,9 @@ def set_metrics_table() -> str:
         scores = read_json(WEIGHTS / name / "scores.json")["set_metrics"]
         sets.setdefault("real, other subjects", scores["real"])
         sets[f"reconstructed by `{name}`"] = scores["reconstructed"]
-        sets[f"samples of `{name}`"] = scores["samples"]
         if name != PICTURED:  # the prior of the reference does not get the slice index
-            del sets[f"samples of `{name}`"]["pairwise_ssim"]
+            del scores["samples"]["pairwise_ssim"]
+        sets[f"samples of `{name}`"] = scores["samples"]
     return _sets_table(sets)
 
 
