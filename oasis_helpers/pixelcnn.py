@@ -26,7 +26,7 @@ NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score 
 UNKNOWN = -1  # in place of a code of the neighbour, or of the bin of a head's condition
 BATCH = 64  # maps in one pass of `log_prob`; bounds the memory
 HEAD_CONDITIONS = 4  # of a head: as many as `head_measures` has columns
-HEAD_DROPOUT = 0.5  # fraction of maps whose head's conditions are hidden in training
+HEAD_DROPOUT = 0.3  # fraction of the other maps whose head's conditions are hidden in training
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
@@ -215,8 +215,9 @@ class GatedPixelCNN(Prior):
         condition_dropout: fraction of maps whose slice index is hidden in training; above 0 the
             prior also accepts `NO_CONDITION`, so that one network samples with and without an
             index (Ho and Salimans 2022, arXiv 2207.12598).
-        below_dropout: fraction of maps whose neighbour, the code map of the slice below, is hidden
-            in training; None for a prior that takes no neighbour.
+        below_dropout: fraction of maps trained on as single slices: their neighbour, the code map
+            of the slice below, and their head's conditions are hidden. None for a prior that takes
+            no neighbour.
         head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
             `head_counts`, float (B, B, B, B), counts how often training heads combine their bins.
     """
@@ -294,10 +295,12 @@ class GatedPixelCNN(Prior):
         return self.logits(self.head(features))
 
     def _withheld(self, below, conditions):
-        """Both inputs, each hidden for some maps of the batch."""
-        random = keras.random.uniform((ops.shape(below)[0], 2), seed=self.random)
-        below = ops.where(random[:, 0, None, None] < self.below_dropout, UNKNOWN, below)
-        return below, ops.where(random[:, 1, None] < HEAD_DROPOUT, UNKNOWN, conditions)
+        """Both inputs hidden for some maps of the batch, as for single slices; or one of them."""
+        random = keras.random.uniform((2, ops.shape(below)[0]), seed=self.random)
+        alone = random[0] < self.below_dropout
+        no_condition = ops.logical_or(alone, random[1] < HEAD_DROPOUT)[:, None]
+        below = ops.where(alone[:, None, None], UNKNOWN, below)
+        return below, ops.where(no_condition, UNKNOWN, conditions)
 
     def condition_features(self, slice_index, conditions):
         """What conditions a whole map, float (N, C): its slice index, and its head's bins."""

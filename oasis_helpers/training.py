@@ -106,7 +106,8 @@ def train_prior(
 
     def views(images):
         mirrored = [with_mirrored(images) if recipe.views > 1 else images]
-        shifted = (shifted_and_mirrored(images, seed) for seed in range(2, recipe.views))
+        seeds = ((recipe.seed, view) for view in range(2, recipe.views))
+        shifted = (shifted_and_mirrored(images, seed) for seed in seeds)
         return np.concatenate([vqvae.encode(view) for view in (*mirrored, *shifted)])
 
     inputs = views(train.images), np.tile(train.slices, recipe.views)
