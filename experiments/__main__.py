@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "time_to_target": ("root",),
     "decoders": ("root", "file", "reconstruction_trained"),
     "priors": ("root", "weights"),
+    "small_data": ("root", "file", "weights"),
     "tokenizers": ("root", "file", "whole_frame"),
     "temperature": ("root", "weights"),
     "memorisation": ("root", "weights"),

@@ -253,7 +253,7 @@ RECIPES = {
         _FINE_TUNED,
         decoder_schedule=Schedule(2304, 32, 1e-3),
         prior=_WITH_NEIGHBOUR,
-        prior_schedule=Schedule(4320, 64, 2e-3),
+        prior_schedule=Schedule(4752, 64, 2e-3),
         seed=1,
     ),
     "oasis1-10x10": replace(

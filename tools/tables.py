@@ -175,6 +175,18 @@ def heads_table() -> str:
     return markdown(headings.split("|"), rows)
 
 
+def draws_table() -> str:
+    """Scores of further sets of generated heads: their mean, and the smallest and largest."""
+    scores = ("kid", "precision", "recall", "coverage")
+    rows = []
+    for name in (PICTURED, "cohort"):
+        draws = read_json(WEIGHTS / name / "scores.json")["heads"]["draws"]
+        values = [draws[score] for score in scores]
+        cells = [f"{np.mean(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in values]
+        rows.append([f"`{name}`, {len(values[0])} sets", *cells])
+    return markdown(["generated heads", "KID", *scores[1:]], rows)
+
+
 def memorisation_table() -> str:
     """How many samples are nearer to a training slice than every unseen slice, and p-values."""
     rows = []
@@ -288,6 +300,7 @@ TABLES = {
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
     "heads": heads_table,
+    "draws": draws_table,
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,

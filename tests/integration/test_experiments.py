@@ -16,6 +16,7 @@ from experiments import (
     rates,
     realism,
     sampling,
+    small_data,
     speed,
     temperature,
     time_to_target,
@@ -273,3 +274,21 @@ def test_compiled_sampler_of_the_shipped_prior():
 def test_few_maps_are_compiled_too(n):
     prior = untrained_prior((2, 3))
     np.testing.assert_array_equal(CompiledSampler(prior, n)(3), sample_codes(prior, n, 3))
+
+
+@pytest.mark.long
+def test_small_data(cohort_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_data, "SEEDS", (0, 1))
+    small = RECIPES["cohort"].prior | {"filters": 8, "blocks": 1}
+    recipe = dataclasses.replace(RECIPES["cohort"], prior=small, views=3)
+    monkeypatch.setattr(small_data, "RECIPES", {"cohort": recipe})
+    names = ["ours: weight decay 0.02", "weight decay 1.6", "column by column"]
+    monkeypatch.setattr(small_data, "VARIANTS", {n: small_data.VARIANTS[n] for n in names})
+    results = list(small_data.measure(cohort_root, tmp_path / "r.json", "cohort", 4, steps=3))
+    assert [result["name"] for result in results] == names
+    for result in results:
+        for *seeds, mean in result["bits_per_code"].values():
+            assert len(seeds) == 2 and seeds[0] != seeds[1]
+            assert mean < np.mean(seeds), "the mean of probabilities is never worse (Jensen)"
+    given = [result["bits_per_code"]["given"][0] for result in results]
+    assert len(set(given)) == 3
