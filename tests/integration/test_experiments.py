@@ -279,6 +279,7 @@ def test_few_maps_are_compiled_too(n):
 @pytest.mark.long
 def test_small_data(cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(small_data, "SEEDS", (0, 1))
+    monkeypatch.setattr(training, "WEIGHT_AVERAGING", 0.1)  # so that few steps make a difference
     small = RECIPES["cohort"].prior | {"filters": 8, "blocks": 1}
     recipe = dataclasses.replace(RECIPES["cohort"], prior=small, views=3)
     monkeypatch.setattr(small_data, "RECIPES", {"cohort": recipe})
