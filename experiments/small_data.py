@@ -1,10 +1,10 @@
 """What helps a prior that has few subjects to learn from?
 
-A sixth of the training subjects gives the codes, and each variant is trained for as many epochs as
-the shipped prior is on all of them. Weight decay: Kim et al. 2025 (arXiv 2509.14786) find the
-best value 30 times above the usual one where data are few. Reading orders: the halves of a brain
-are mirror images along a row. All are scored on *validation* subjects, because the comparison is
-for choosing.
+A sixth of the training subjects gives the codes; each variant is trained for as many epochs as the
+shipped prior is on all of them, and has half its filters, so that parameters and subjects shrink
+alike. Weight decay: Kim et al. 2025 (arXiv 2509.14786) find the best value 30 times above the usual
+one where data are few. Reading orders: the halves of a brain are mirror images along a row. All are
+scored on *validation* subjects, because the comparison is for choosing.
 """
 
 import tempfile
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 from scipy.special import log_softmax, logsumexp
 
 from experiments.variants import ResultsCache
@@ -23,17 +24,18 @@ from oasis_helpers.pixelcnn import BATCH, Prior
 from oasis_helpers.recipes import RECIPES, Recipe
 from oasis_helpers.vqvae import VQVAE
 
-SUBJECTS, SEEDS = 24, (0, 1, 2)
+SUBJECTS, FILTERS, SEEDS = 24, 32, (0, 1, 2)
+OURS = "ours: weight decay 0.02"
 # Changes of our recipe: "prior", arguments of `GatedPixelCNN`; "decay", the weight decay; "order",
 # what is done to code maps (N, h, w) before the prior reads them row by row.
 VARIANTS = {
-    "ours: weight decay 0.02": {},
+    OURS: {},
     "weight decay 0.1": {"decay": 0.1},
     "weight decay 0.5": {"decay": 0.5},
     "weight decay 1.6": {"decay": 1.6},
     "column by column": {"order": lambda codes: codes.swapaxes(1, 2)},
     "from the bottom": {"order": lambda codes: codes[:, ::-1]},
-    "128 filters, dropout 0.3": {"prior": {"filters": 128, "dropout": 0.3}},
+    "twice the filters, dropout 0.3": {"prior": {"filters": 2 * FILTERS, "dropout": 0.3}},
 }
 
 
@@ -51,15 +53,27 @@ class Tokenizer:
         return np.ascontiguousarray(self.order(self.vqvae.encode(images)))
 
 
-class WeightDecay(keras.callbacks.Callback):
-    """Sets the optimizer's weight decay before the first step."""
+class Changes(keras.callbacks.Callback):
+    """Sets, before the first step, the optimizer's weight decay and what the prior learns.
 
-    def __init__(self, decay: float):
+    With teachers, it learns the mean of their probabilities instead of the codes (distillation,
+    Hinton et al. 2015, arXiv 1503.02531).
+    """
+
+    def __init__(self, decay: float, teachers: list[Prior]):
         super().__init__()
-        self.decay = decay
+        self.decay, self.teachers = decay, teachers
 
     def on_train_begin(self, logs=None):
         self.model.optimizer.weight_decay = self.decay
+        if self.teachers:
+            self.model.compute_loss = self.distillation_loss
+
+    def distillation_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not training:  # as without teachers, because the best epoch is chosen by it
+            return ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred, True))
+        target = sum(ops.softmax(teacher(x)) for teacher in self.teachers) / len(self.teachers)
+        return ops.mean(keras.losses.categorical_crossentropy(target, y_pred, True))
 
 
 def measure(
@@ -69,7 +83,8 @@ def measure(
 
     Yields:
         {"name", "steps", "bits_per_code": {"given", "single": one for each seed, and last the mean
-        of their probabilities}}: of slices given the one below, and of all slices without it.
+        of their probabilities}}: of slices given the one below, and of all slices without it. The
+        first also has "distilled", the same of priors that learn from its own.
     """
     models, cache = pretrained.load_pretrained(weights), ResultsCache(file)
     train, validate = (models.load_slices(root, split) for split in ("train", "validate"))
@@ -77,20 +92,24 @@ def measure(
     train = replace(
         train, **{name: getattr(train, name)[few] for name in ("images", "subjects", "slices")}
     )
-    schedule = RECIPES[weights].prior_schedule
+    recipe = RECIPES[weights]
+    schedule = recipe.prior_schedule
     schedule = replace(schedule, steps=steps or int(schedule.steps * few.mean()))
-    recipe = replace(RECIPES[weights], prior_schedule=schedule)
+    recipe = replace(recipe, prior=recipe.prior | {"filters": FILTERS}, prior_schedule=schedule)
+    splits = models.vqvae, train, validate
 
-    def trained(name: str) -> dict:
-        return {"name": name, "steps": schedule.steps} | compare(
-            recipe, models.vqvae, train, validate, **VARIANTS[name]
-        )
+    def compared(name: str) -> dict:
+        priors, bits = train_and_score(recipe, *splits, **VARIANTS[name])
+        result = {"name": name, "steps": schedule.steps, "bits_per_code": bits}
+        if name == OURS:
+            result["distilled"] = train_and_score(recipe, *splits, teachers=priors)[1]
+        return result
 
     for name in VARIANTS:
-        yield cache.get_or_compute("variants", name, trained, name)
+        yield cache.get_or_compute("variants", name, compared, name)
 
 
-def compare(
+def train_and_score(
     recipe: Recipe,
     vqvae: VQVAE,
     train: SliceSet,
@@ -98,31 +117,32 @@ def compare(
     prior: dict | None = None,
     decay: float = training.WEIGHT_DECAY,
     order: Callable = lambda codes: codes,
-) -> dict:
-    """Trains one variant with every seed; "bits_per_code" as `measure` yields them."""
-    tokenizer = Tokenizer(vqvae, order)
-    codes = tokenizer.encode(validate.images)
-    below = validate.codes_below(codes)
-    known = validate.below() >= 0
-    log_p = {"given": [], "single": []}
+    teachers: list[Prior] = (),
+) -> tuple[list[Prior], dict]:
+    """The priors of one variant, one for each seed, and "bits_per_code" as `measure` yields it."""
+    tokenizer, priors = Tokenizer(vqvae, order), []
     for seed in SEEDS:
         keras.utils.set_random_seed(seed)
         one = replace(recipe, seed=seed, prior=recipe.prior | (prior or {}))
         with tempfile.TemporaryDirectory() as folder:
-            checkpoint, callbacks = training.Checkpoint(Path(folder)), [WeightDecay(decay)]
+            checkpoint, callbacks = training.Checkpoint(Path(folder)), [Changes(decay, teachers)]
             options = {"checkpoint": checkpoint, "callbacks": callbacks}
             model, _ = training.train_prior(one, tokenizer, train, validate, **options)
             checkpoint.take_best()
-        for kind, neighbour in (("given", below), ("single", None)):
-            log_p[kind].append(code_log_probs(model, codes, validate.slices, neighbour))
-    log_p["given"] = [one[known] for one in log_p["given"]]
-    for values in log_p.values():
-        values.append(logsumexp(values, axis=0) - np.log(len(values)))
-    bits = {
-        kind: [round(float(-one.mean() / np.log(2)), 4) for one in values]
-        for kind, values in log_p.items()
+        priors.append(model)
+    codes, known = tokenizer.encode(validate.images), validate.below() >= 0
+    log_p = {
+        "given": [
+            code_log_probs(model, codes, validate.slices, validate.codes_below(codes))[known]
+            for model in priors
+        ],
+        "single": [code_log_probs(model, codes, validate.slices, None) for model in priors],
     }
-    return {"bits_per_code": bits}
+    bits = {}
+    for kind, values in log_p.items():
+        values.append(logsumexp(values, axis=0) - np.log(len(values)))
+        bits[kind] = [round(float(-one.mean() / np.log(2)), 4) for one in values]
+    return priors, bits
 
 
 def code_log_probs(prior: Prior, codes, slice_index, below) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import jinja2
 import keras
@@ -41,6 +42,7 @@ from oasis_helpers.recipes import RECIPES, Recipe
 from oasis_helpers.vqvae import VQVAE
 from tools.heads import heads_table
 
+SEEDS = "seeds.json"  # of some weights: headline scores of their trainings with other seeds
 SAMPLES_PER_INDEX = 20  # generated slices at each of the 32 slice indices
 
 
@@ -52,7 +54,15 @@ def score_weights(name: str) -> dict:
     Raises:
         ValueError: when there is no recipe of that name, or the active data set is not its own.
     """
-    recipe, splits, folder = recipe_of(name), splits_for(name), WEIGHTS / name
+    folder = WEIGHTS / name
+    scores = measure(folder, recipe_of(name), splits_for(name))
+    write_json(folder / "scores.json", scores, indent=2)
+    write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
+    return scores
+
+
+def measure(folder: Path, recipe: Recipe, splits: dict[str, SliceSet]) -> dict:
+    """The scores of the weights in a folder, on the splits in the frame of their recipe."""
     digest = stages_digest(folder)
     history = read_json(folder / "history.json")
     models = Pretrained(*load_stages(folder), {}, history)
@@ -80,9 +90,7 @@ def score_weights(name: str) -> dict:
     if prior:
         for split in ("validate", "test"):
             scores[f"prior_{split}"] = metrics.prior_table(vqvae, prior, training, splits[split])
-        scores |= _score_samples(name, models, splits)
-    write_json(folder / "scores.json", scores, indent=2)
-    write_bytes(folder / "MODEL_CARD.md", model_card(name, scores).encode())
+        scores |= _score_samples(recipe, models, splits)
     return scores
 
 
@@ -111,7 +119,7 @@ def splits_for(name: str) -> dict[str, SliceSet]:
     return {split: load_slices(root, split, recipe.size, recipe.crop) for split in SPLITS}
 
 
-def _score_samples(name: str, models: Pretrained, splits: dict[str, SliceSet]) -> dict:
+def _score_samples(recipe: Recipe, models: Pretrained, splits: dict[str, SliceSet]) -> dict:
     """Scores of generated slices: "samples", and in the frame of the feature network "set_metrics".
 
     "heads", as `heads.heads_table`, for a prior that samples whole heads.
@@ -123,12 +131,12 @@ def _score_samples(name: str, models: Pretrained, splits: dict[str, SliceSet]) -
     vqvae, prior = models.vqvae, models.prior
     indices = np.repeat(np.arange(SLICES_PER_SUBJECT), SAMPLES_PER_INDEX)
     number = np.tile(np.arange(SAMPLES_PER_INDEX), SLICES_PER_SUBJECT)
-    codes = sample_codes(prior, len(indices), indices, seed=RECIPES[name].seed)
+    codes = sample_codes(prior, len(indices), indices, seed=recipe.seed)
     images = vqvae.decode(codes)
     scores = {"samples": samples_table(images, indices, training, test)}
     if not training.crop:
         return scores
-    networks = load_feature_networks(RECIPES[name].data, training)
+    networks = load_feature_networks(recipe.data, training)
     chosen = number < len(np.unique(test.subjects))
     decoded = vqvae.decode(vqvae.encode(validate.images))
     table = {
@@ -143,7 +151,7 @@ def _score_samples(name: str, models: Pretrained, splits: dict[str, SliceSet]) -
     scores |= {"set_metrics": table, "memorisation": memorisation}
     if prior.takes_below:
         parts = training, validate, test
-        scores["heads"] = heads_table(models, networks, parts, RECIPES[name].seed)
+        scores["heads"] = heads_table(models, networks, parts, recipe.seed)
     return scores
 
 
@@ -230,10 +238,12 @@ def model_card(name: str, scores: dict) -> str:
     environment.filters["interval"] = lambda values: "{:.2f} [{:.2f}, {:.2f}]".format(*values)
     environment.filters["distances"] = lambda row: ", ".join(f"{x:.2f}" for x in row.values())
     environment.filters["thirds"] = lambda values: " / ".join(f"{value:.3f}" for value in values)
+    environment.filters["listed"] = lambda values: " | ".join(f"{value:.3f}" for value in values)
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
     facts = {"name": name, "outdated": scores["recipe"] != current}
-    measured = {"copies": results("memorisation"), "realism": results("realism")}
+    seeds = read_json(WEIGHTS / name / SEEDS) if (WEIGHTS / name / SEEDS).is_file() else None
+    measured = {"copies": results("memorisation"), "realism": results("realism"), "seeds": seeds}
     return template.render(facts, **measured, **scores)
 
 

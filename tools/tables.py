@@ -26,7 +26,7 @@ from oasis_helpers.metrics import Estimate
 from oasis_helpers.pretrained import WEIGHTS
 from oasis_helpers.recipes import RECIPES
 
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/negative-results.md")
 PICTURED = "oasis1"  # weights in README
 REFERENCES = {"20 epochs": "oasis1-reference", "100 epochs": "oasis1-reference-100"}
 BASELINES = ("per position", "smoothed over indices")
@@ -294,6 +294,42 @@ def speed_table() -> str:
     return markdown(headings, rows)
 
 
+def small_data_table() -> str:
+    """Bits per code of priors that learned from few subjects: each seed, and their mean."""
+    rows = []
+    for one in pretrained.results("small_data")["variants"].values():
+        rows.append([one["name"], *_seeds(one["bits_per_code"])])
+        if "distilled" in one:
+            rows.append(["learns from the mean of the three above", *_seeds(one["distilled"])])
+    columns = ("mean (three seeds)", "mean of the priors")
+    headings = [f"{kind}: {column}" for kind in ("given", "single") for column in columns]
+    return markdown(["prior", *headings], rows)
+
+
+def _seeds(bits: dict[str, list[float]]) -> list[str]:
+    cells = []
+    for *seeds, mean in bits.values():
+        listed = ", ".join(f"{one:.3f}" for one in seeds)
+        cells += [f"{np.mean(seeds):.3f} ({listed})", f"{mean:.3f}"]
+    return cells
+
+
+def alternatives_table() -> str:
+    """Brain SSIM of other choices for the first stage, beside ours."""
+    variants = pretrained.results("ablation")["variants"]
+    ours = variants["weight of 1 - SSIM: 0"]["base"]
+    rows = [
+        [
+            "ours" if name == ours else name,
+            f"{np.mean(one['seeds']):.3f}",
+            ", ".join(f"{score:.3f}" for score in one["seeds"]),
+        ]
+        for name, one in variants.items()
+        if ours in (name, one["base"])
+    ]
+    return markdown(["first stage", "brain SSIM", "three seeds"], rows)
+
+
 TABLES = {
     "headline": headline_table,
     "results": results_table,
@@ -306,6 +342,8 @@ TABLES = {
     "membership": membership_table,
     "realism": realism_table,
     "two halves": halves_table,
+    "small data": small_data_table,
+    "alternatives": alternatives_table,
     "tokenizers": tokenizers_table,
     "image sizes": image_sizes_table,
     "speed": speed_table,

@@ -65,15 +65,19 @@ def train_weights(name: str, keep_vqvae: bool = False) -> dict:
     with file_lock(work, f"training {name!r}"):
         if keep_vqvae:
             _keep_vqvae(recipe, WEIGHTS / name, work / "vqvae")
-        stages = _train_stages(recipe, splits["train"], splits["validate"], work)
-        history = {stage: read_json(work / stage / "history.json") for stage in stages}
-        history["recipe"] = asdict(recipe)
-        folder = WEIGHTS / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for stage in stages:
-            write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
-        write_json(folder / "history.json", history)
+        train_into(WEIGHTS / name, recipe, splits, work)
         return score_weights(name)
+
+
+def train_into(folder: Path, recipe: Recipe, splits: dict[str, SliceSet], work: Path) -> None:
+    """Trains what is not finished in `work`, and puts the finished files into `folder`."""
+    stages = _train_stages(recipe, splits["train"], splits["validate"], work)
+    history = {stage: read_json(work / stage / "history.json") for stage in stages}
+    history["recipe"] = asdict(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in stages:
+        write_bytes(folder / f"{stage}.keras", (work / stage / FINISHED).read_bytes())
+    write_json(folder / "history.json", history)
 
 
 def _keep_vqvae(recipe: Recipe, released: Path, folder: Path) -> None:

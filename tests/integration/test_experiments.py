@@ -280,16 +280,16 @@ def test_few_maps_are_compiled_too(n):
 def test_small_data(cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(small_data, "SEEDS", (0, 1))
     monkeypatch.setattr(training, "WEIGHT_AVERAGING", 0.1)  # so that few steps make a difference
-    small = RECIPES["cohort"].prior | {"filters": 8, "blocks": 1}
+    monkeypatch.setattr(small_data, "FILTERS", 8)
+    small = RECIPES["cohort"].prior | {"blocks": 1}
     recipe = dataclasses.replace(RECIPES["cohort"], prior=small, views=3)
     monkeypatch.setattr(small_data, "RECIPES", {"cohort": recipe})
-    names = ["ours: weight decay 0.02", "weight decay 1.6", "column by column"]
+    names = [small_data.OURS, "weight decay 1.6", "column by column"]
     monkeypatch.setattr(small_data, "VARIANTS", {n: small_data.VARIANTS[n] for n in names})
     results = list(small_data.measure(cohort_root, tmp_path / "r.json", "cohort", 4, steps=3))
     assert [result["name"] for result in results] == names
-    for result in results:
-        for *seeds, mean in result["bits_per_code"].values():
-            assert len(seeds) == 2 and seeds[0] != seeds[1]
-            assert mean < np.mean(seeds), "the mean of probabilities is never worse (Jensen)"
-    given = [result["bits_per_code"]["given"][0] for result in results]
-    assert len(set(given)) == 3
+    bits = [result["bits_per_code"] for result in results] + [results[0]["distilled"]]
+    for *seeds, mean in (values for one in bits for values in one.values()):
+        assert len(seeds) == 2 and seeds[0] != seeds[1]
+        assert mean < np.mean(seeds), "the mean of probabilities is never worse (Jensen)"
+    assert len({one["given"][0] for one in bits}) == 4

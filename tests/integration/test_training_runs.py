@@ -22,7 +22,7 @@ from oasis_helpers.adversarial import AdversarialDecoder, patch_discriminator
 from oasis_helpers.data import SliceSet, with_mirrored
 from oasis_helpers.pixelcnn import NO_CONDITION, GatedPixelCNN, MaskedPixelCNN
 from tests.examples import heads
-from tools import features, score, train
+from tools import features, score, seeds, train
 
 K, GRID = 12, (4, 4)
 
@@ -112,9 +112,10 @@ def tiny(monkeypatch, tmp_path, cohort_root, load_few):
     )
     monkeypatch.setitem(recipes.RECIPES, "tiny", recipe)
     monkeypatch.setitem(recipes.RECIPES, "tiny-fine", fine)
-    for module in (pretrained, score, train):
+    for module in (pretrained, score, seeds, train):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(train, "CHECKPOINTS", tmp_path / "work")
+    for module in (seeds, train):
+        monkeypatch.setattr(module, "CHECKPOINTS", tmp_path / "work")
     for module in (pretrained, score):
         monkeypatch.setattr(module, "load_slices", load_few)
     monkeypatch.setattr(score, "SAMPLES_PER_INDEX", 1)
@@ -158,6 +159,22 @@ def test_weights_that_sample_heads_get_a_decoder_of_heads(tiny, cohort_root, mon
     decoded = models.decode_heads(codes.reshape(2, 32, *models.vqvae.code_shape))
     assert decoded.shape == (2, 32, *images.shape[1:])
     assert not np.array_equal(decoded.reshape(images.shape), models.vqvae.decode(codes))
+
+
+@pytest.mark.long
+def test_other_seeds_give_other_scores(tiny, monkeypatch):
+    def headline(scores):
+        return {"bits per code": scores["prior_test"]["bits_per_code"][0]}
+
+    monkeypatch.setattr(seeds, "headline", headline)
+    released = train.train_weights("tiny")
+    assert seeds.score_seeds("tiny") == json.loads(json.dumps(released))
+    kept = json.loads((tiny / "tiny" / "seeds.json").read_text())
+    assert kept["seeds"] == [0, 1, 2]
+    bits = kept["scores"]["bits per code"]
+    assert bits[0] == headline(released)["bits per code"] and len(set(bits)) == 3
+    row = f"| bits per code | {' | '.join(f'{value:.3f}' for value in bits)} |"
+    assert row in (tiny / "tiny" / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.long
