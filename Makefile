@@ -4,8 +4,8 @@ PYTHON ?= python3
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTEST := $(BIN)/python -m pytest
 NAME ?= cohort
-EXPERIMENTS := ablation rates time_to_target decoders priors tokenizers temperature memorisation \
-	realism sampling image_sizes speed backends
+EXPERIMENTS := ablation rates time_to_target decoders priors small_data tokenizers temperature \
+	memorisation realism sampling image_sizes speed backends
 
 # TensorFlow's start-up chatter would stand above the first output of every notebook.
 export TF_CPP_MIN_LOG_LEVEL := 3

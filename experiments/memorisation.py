@@ -49,7 +49,8 @@ def measure(root: str | Path, weights: str) -> dict:
             for name, codes in maps.items()
         },
         "codes": {
-            name: set_metrics.nearest_codes(codes, train_codes)[0] for name, codes in maps.items()
+            name: set_metrics.nearest_codes(models.vqvae, codes, train_codes)
+            for name, codes in maps.items()
         },
     }
     subjects = np.concatenate([validate.subjects, test.subjects])

@@ -247,19 +247,16 @@ def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.
     return np.mean(ratios, axis=0), np.linalg.norm(distances, axis=0).argmin(1)
 
 
-def nearest_codes(codes: np.ndarray, train_codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The training code map (h, w) that agrees with each code map at the most positions.
+def nearest_codes(vqvae, codes: np.ndarray, train_codes: np.ndarray) -> np.ndarray:
+    """How near the nearest training code map is: the fraction of positions that differ, float (N,).
 
-    Returns the fractions of positions that differ, float (N,), and indices, int (N,).
+    A map has other codes after its slice has moved by a pixel. So each decoded slice is also moved
+    in four directions and encoded again, and the nearest of its five maps counts.
     """
-    if codes.shape[1:] != train_codes.shape[1:]:
-        raise ValueError(
-            f"Code maps of shapes {codes.shape} and {train_codes.shape} cannot be compared; "
-            "expected one grid: encode both with the same weights."
-        )
-    flat, candidates = (maps.reshape(len(maps), -1) for maps in (codes, train_codes))
-    distances = cdist(flat, candidates, "hamming")
-    return distances.min(1), distances.argmin(1)
+    images, candidates = vqvae.decode(codes), train_codes.reshape(len(train_codes), -1)
+    moved = [vqvae.encode(np.roll(images, step, axis)) for axis in (1, 2) for step in (-1, 1)]
+    flat = [maps.reshape(len(maps), -1) for maps in (codes, *moved)]
+    return np.min([cdist(maps, candidates, "hamming").min(1) for maps in flat], axis=0)
 
 
 def memorisation_test(distances: np.ndarray, unseen: np.ndarray) -> tuple[int, float]:

@@ -18,7 +18,6 @@ from oasis_helpers.set_metrics import FeatureSet
 ASKED = 200  # generated heads whose ventricle size is asked for
 PLANES = range(12, 72, 6)  # rows and columns of the 80 x 80 frame that are cut through
 THIRDS = 3
-DRAWS = 5  # further sets of generated heads: what chance decides in one of them
 
 
 def heads_table(
@@ -40,8 +39,8 @@ def heads_table(
     Returns:
         "reconstruction" by both decoders; "agreement", "area_roughness" and "feature_steps" of
         single stacks; "nearest_subject", the
-        copy alarm; "sets" and "reformats" against the real heads; "draws", the scores of further
-        sets of heads; "ventricles", the correlation of what is asked for and measured.
+        copy alarm; "sets" and "reformats" against the real heads; "ventricles", the correlation of
+        what is asked for and measured.
     """
     training, other, real = splits
     n = len(np.unique(real.subjects))
@@ -75,7 +74,6 @@ def heads_table(
             for name, stacks in (own | {"planted copies": copies}).items()
         },
         "sets": {name: sets_by_third(networks, real, stacks) for name, stacks in sets.items()},
-        "draws": scores_of_draws(models, networks, real, n, seed),
         "reformats": reformat_kid(networks, training, real, sets),
         "ventricles": ventricle_correlation(models, training, asked, seed),
     }
@@ -155,17 +153,6 @@ def sets_by_third(
         values = {"kid": set_metrics.kid(first, second), **set_metrics.prdc(first, second)}
         scores[name] = {key: value.rounded() for key, value in values.items()}
     return scores
-
-
-def scores_of_draws(
-    models: Pretrained, networks: dict[str, keras.Model], real: SliceSet, n: int, seed: int
-) -> dict[str, list[float]]:
-    """{score: one for each of `DRAWS` sets of n generated heads}, of all slices."""
-    rows = []
-    for draw in range(1, 1 + DRAWS):
-        stacks = models.decode_heads(sample_heads(models.prior, n, seed=seed + draw))
-        rows.append(sets_by_third(networks, real, stacks)["all"])
-    return {score: [row[score][0] for row in rows] for score in rows[0]}
 
 
 def reformat_kid(

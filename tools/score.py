@@ -217,7 +217,7 @@ def _memorisation(
         "pixels": [
             set_metrics.nearest_pixels(x, training)[0] for x in (images, vqvae.decode(unseen))
         ],
-        "codes": [set_metrics.nearest_codes(x, train_codes)[0] for x in (codes, unseen)],
+        "codes": [set_metrics.nearest_codes(vqvae, x, train_codes) for x in (codes, unseen)],
     }
     tests = {kind: set_metrics.memorisation_test(*pair) for kind, pair in distances.items()}
     return {kind: {"count": count, "p_value": round(p, 4)} for kind, (count, p) in tests.items()}

@@ -175,16 +175,14 @@ def heads_table() -> str:
     return markdown(headings.split("|"), rows)
 
 
-def draws_table() -> str:
-    """Scores of further sets of generated heads: their mean, and the smallest and largest."""
-    scores = ("kid", "precision", "recall", "coverage")
+def seeds_table() -> str:
+    """Headline scores of three trainings, whose mean and standard deviation come last."""
     rows = []
     for name in (PICTURED, "cohort"):
-        draws = read_json(WEIGHTS / name / "scores.json")["heads"]["draws"]
-        values = [draws[score] for score in scores]
-        cells = [f"{np.mean(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in values]
-        rows.append([f"`{name}`, {len(values[0])} sets", *cells])
-    return markdown(["generated heads", "KID", *scores[1:]], rows)
+        for score, values in read_json(WEIGHTS / name / "seeds.json")["scores"].items():
+            spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+            rows.append([f"`{name}`, {score}", *(f"{value:.3f}" for value in values), spread])
+    return markdown(["score", "released", "second", "third", "mean ± deviation"], rows)
 
 
 def memorisation_table() -> str:
@@ -336,7 +334,7 @@ TABLES = {
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
     "heads": heads_table,
-    "draws": draws_table,
+    "seeds": seeds_table,
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,
