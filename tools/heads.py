@@ -38,8 +38,7 @@ def heads_table(
 
     Returns:
         "reconstruction" by both decoders; "agreement", "area_roughness" and "feature_steps" of
-        single stacks; "nearest_subject", the
-        copy alarm; "sets" and "reformats" against the real heads; "ventricles", the correlation of
+        single stacks; "nearest_subject" and "memorisation", the copy alarms; "sets" and "reformats" against the real heads; "ventricles", the correlation of
         what is asked for and measured.
     """
     training, other, real = splits
@@ -60,6 +59,10 @@ def heads_table(
     own, sets = with_real(real.images), with_real(other.images)
     alone = models.vqvae.decode(models.vqvae.encode(real.images))
     copies = reconstructed(training.images[: len(index)])
+    nearest = {
+        name: set_metrics.nearest_pixels(stacks.reshape(-1, *stacks.shape[2:]), training)
+        for name, stacks in (own | {"planted copies": copies}).items()
+    }
     return {
         "heads": n,
         "reconstruction": {
@@ -70,8 +73,11 @@ def heads_table(
         "area_roughness": {name: area_roughness(stacks) for name, stacks in own.items()},
         "feature_steps": {name: feature_steps(networks, stacks) for name, stacks in own.items()},
         "nearest_subject": {
-            name: one_subject_fraction(stacks, training)
-            for name, stacks in (own | {"planted copies": copies}).items()
+            name: one_subject_fraction(places, training) for name, (_, places) in nearest.items()
+        },
+        "memorisation": {
+            name: set_metrics.memorisation_test(nearest[name][0], nearest["reconstructed"][0])
+            for name in ("heads", "planted copies")
         },
         "sets": {name: sets_by_third(networks, real, stacks) for name, stacks in sets.items()},
         "reformats": reformat_kid(networks, training, real, sets),
@@ -125,13 +131,13 @@ def feature_steps(networks: dict[str, keras.Model], stacks: np.ndarray) -> list[
     return by_third(np.linalg.norm(steps, axis=-1))
 
 
-def one_subject_fraction(stacks: np.ndarray, training: SliceSet) -> dict[str, float]:
+def one_subject_fraction(places: np.ndarray, training: SliceSet) -> dict[str, float]:
     """The largest fraction of a head's slices whose nearest training subject is one and the same.
 
-    "mean" and "largest" over heads. A copy of a training head reaches 1.
+    "mean" and "largest" over heads. A copy of a training head reaches 1. `places` are those of
+    `set_metrics.nearest_pixels`, int (n * 32,).
     """
-    _, nearest = set_metrics.nearest_pixels(stacks.reshape(-1, *stacks.shape[2:]), training)
-    subjects = training.subjects[nearest % len(training)].reshape(len(stacks), -1)
+    subjects = training.subjects[places % len(training)].reshape(-1, SLICES_PER_SUBJECT)
     fractions = [np.unique(head, return_counts=True)[1].max() / len(head) for head in subjects]
     return {"mean": round(float(np.mean(fractions)), 4), "largest": round(float(max(fractions)), 4)}
 

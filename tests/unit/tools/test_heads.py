@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from oasis_helpers.set_metrics import nearest_pixels
 from tests.examples import heads as examples
 from tools import heads
 
@@ -28,12 +29,14 @@ def test_slices_out_of_order_are_rough():
 
 def test_the_copy_alarm_notices_a_planted_copy():
     training = examples(5)
-    copies = heads.one_subject_fraction(stacks(5)[:2], training)
-    assert copies == {"mean": 1.0, "largest": 1.0}
-    mirrored = heads.one_subject_fraction(stacks(5)[:2][:, :, :, ::-1], training)
-    assert mirrored["mean"] == 1.0
-    others = heads.one_subject_fraction(stacks(3, seed=1), training)
-    assert others["mean"] < 0.8
+
+    def fraction(slices):
+        return heads.one_subject_fraction(nearest_pixels(slices, training)[1], training)
+
+    copies = training.images[:64]
+    assert fraction(copies) == {"mean": 1.0, "largest": 1.0}
+    assert fraction(copies[:, :, ::-1])["mean"] == 1.0, "mirrored"
+    assert fraction(examples(3, seed=1).images)["mean"] < 0.8
 
 
 def test_frames_of_reformats_keep_every_value():
