@@ -38,8 +38,9 @@ def heads_table(
 
     Returns:
         "reconstruction" by both decoders; "agreement", "area_roughness" and "feature_steps" of
-        single stacks; "nearest_subject" and "memorisation", the copy alarms; "sets" and "reformats" against the real heads; "ventricles", the correlation of
-        what is asked for and measured.
+        single stacks; "nearest_subject" and "memorisation", the copy alarms; "sets" and
+        "reformats" against the real heads; "ventricles", the correlation of what is asked for and
+        measured.
     """
     training, other, real = splits
     n = len(np.unique(real.subjects))
