@@ -1,6 +1,7 @@
 """The measured comparisons run on a few slices, and resume where they were interrupted."""
 
 import dataclasses
+import functools
 import json
 
 import keras
@@ -281,12 +282,15 @@ def test_small_data(cohort_root, tmp_path, monkeypatch):
     monkeypatch.setattr(small_data, "SEEDS", (0, 1))
     monkeypatch.setattr(training, "WEIGHT_AVERAGING", 0.1)  # so that few steps make a difference
     monkeypatch.setattr(small_data, "FILTERS", 8)
+    schedule = Schedule(3, 64, 2e-3)
+    train_and_score = functools.partial(small_data.train_and_score, schedule=schedule)
+    monkeypatch.setattr(small_data, "train_and_score", train_and_score)
     small = RECIPES["cohort"].prior | {"blocks": 1}
     recipe = dataclasses.replace(RECIPES["cohort"], prior=small, views=3)
     monkeypatch.setattr(small_data, "RECIPES", {"cohort": recipe})
-    names = [small_data.OURS, "weight decay 1.6", "column by column"]
+    names = [small_data.BASE, "weight decay 1.6", "column by column"]
     monkeypatch.setattr(small_data, "VARIANTS", {n: small_data.VARIANTS[n] for n in names})
-    results = list(small_data.measure(cohort_root, tmp_path / "r.json", "cohort", 4, steps=3))
+    results = list(small_data.measure(cohort_root, tmp_path / "r.json", "cohort", 4))
     assert [result["name"] for result in results] == names
     bits = [result["bits_per_code"] for result in results] + [results[0]["distilled"]]
     for *seeds, mean in (values for one in bits for values in one.values()):
