@@ -253,7 +253,7 @@ RECIPES = {
         _FINE_TUNED,
         decoder_schedule=Schedule(2304, 32, 1e-3),
         prior=_WITH_NEIGHBOUR,
-        prior_schedule=Schedule(4752, 64, 2e-3),
+        prior_schedule=Schedule(9504, 32, 1.5e-3),
         seed=1,
     ),
     "oasis1-10x10": replace(
@@ -282,6 +282,6 @@ RECIPES = {
         fine_tunes="cohort-faithful",
         decoder_schedule=Schedule(960, 32, 1e-3),
         prior=_WITH_NEIGHBOUR,
-        prior_schedule=Schedule(1920, 64, 2e-3),
+        prior_schedule=Schedule(3840, 32, 1.5e-3),
     ),
 }
