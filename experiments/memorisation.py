@@ -1,8 +1,8 @@
 """Does the memorisation test see copies of training slices, and is it quiet without them?
 
-In sets of generated slices, a few are replaced by copies: training slices that were moved by a
-pixel, that were only encoded and decoded, or that were joined from halves of two subjects. The
-test is run on 20 random sets of each kind. Unseen slices are those of a random half of all
+In sets of generated slices, a few are replaced by copies: training slices that were moved by one
+or two pixels, that were only encoded and decoded, or that were joined from halves of two subjects.
+The test is run on 20 random sets of each kind. Unseen slices are those of a random half of all
 validation and test subjects; those of the other half, in place of samples, are a control without
 copies.
 """
@@ -68,14 +68,22 @@ def copies_of(train: SliceSet, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(train), COPIES)
     images, middle = train.images[chosen], train.images.shape[2] // 2
-    axes, steps = rng.integers(2, size=COPIES), rng.choice([-1, 1], COPIES)
-    moved = [np.roll(image, step, axis) for image, axis, step in zip(images, axes, steps)]
+    steps = rng.choice(set_metrics.STEPS, COPIES)
+    moved, further = (
+        np.stack([np.roll(image, step, axis=(0, 1)) for image, step in zip(images, pixels * steps)])
+        for pixels in (1, 2)
+    )
     partners = [
         rng.choice(np.flatnonzero((train.slices == k) & (train.subjects != subject)))
         for k, subject in zip(train.slices[chosen], train.subjects[chosen])
     ]
     halves = np.concatenate([images[:, :, :middle], train.images[partners][:, :, middle:]], axis=2)
-    return {"moved by a pixel": np.stack(moved), "decoded again": images, "two halves": halves}
+    return {
+        "moved by a pixel": moved,
+        "moved by two pixels": further,
+        "decoded again": images,
+        "two halves": halves,
+    }
 
 
 def alarms(distances: dict[str, dict], subjects: np.ndarray, seed: int = 0) -> dict:

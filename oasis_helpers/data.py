@@ -164,7 +164,7 @@ def with_mirrored(images: np.ndarray) -> np.ndarray:
     return np.concatenate([images, images[:, :, ::-1]])
 
 
-def shifted_and_mirrored(images: np.ndarray, seed: int) -> np.ndarray:
+def shifted_and_mirrored(images: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
     """Slices (N, size, size, 1), each shifted by up to a pixel each way, and mirrored by chance.
 
     Whole pixels, because interpolation would blur, and blur has codes of its own.

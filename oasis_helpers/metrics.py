@@ -312,18 +312,15 @@ def reconstruction_table(vqvae: VQVAE, slices: SliceSet) -> dict:
 def prior_table(vqvae: VQVAE, prior: Prior, train: SliceSet, slices: SliceSet) -> dict:
     """Bits per code of a prior on a split and of the baselines counted on `train`.
 
-    "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`;
-    "ratio_to_per_position" the first over the per-position baseline; "given_below", for a prior
-    that takes the slice below, as `_bits_given_below`.
+    "bits_per_code" is [mean, low, high]; "baselines" as `baseline_bits`; "given_below", for a
+    prior that takes the slice below, as `_bits_given_below`.
     """
     train_codes, codes = vqvae.encode(train.images), vqvae.encode(slices.images)
     bits = bits_per_code(prior.log_prob(codes, slices.slices), codes[0].size)
-    interval = subject_interval(bits, slices.subjects)
     baselines = baseline_bits(train_codes, train.slices, codes, slices.slices, vqvae.num_embeddings)
     table = {
-        "bits_per_code": interval.rounded(),
+        "bits_per_code": subject_interval(bits, slices.subjects).rounded(),
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
-        "ratio_to_per_position": round(interval.mean / baselines["per position"], 4),
     }
     if prior.takes_below:
         table["given_below"] = _bits_given_below(prior, train, train_codes, slices, codes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import keras
 import numpy as np
@@ -32,11 +33,13 @@ from oasis_helpers.metrics import (
     ssim_scores,
     student_interval,
 )
+from oasis_helpers.vqvae import VQVAE
 
 WIDTH = 64  # number of features
 NEIGHBOURS = 5  # k of precision, recall, density and coverage
 CANDIDATES = 50  # training slices that are near, in the memorisation test
 HALVES = 100  # random halves of the subjects, for the intervals of sets
+STEPS = [step for step in product((-1, 0, 1), repeat=2) if any(step)]  # moves by a pixel
 INDEX_TOLERANCE = 3  # slices, 3 mm: neighbours are similar
 COMPONENTS = 100  # principal components of the pixels, for the slice index classifier
 
@@ -247,14 +250,14 @@ def nearest_pixels(images: np.ndarray, train: SliceSet) -> tuple[np.ndarray, np.
     return np.mean(ratios, axis=0), np.linalg.norm(distances, axis=0).argmin(1)
 
 
-def nearest_codes(vqvae, codes: np.ndarray, train_codes: np.ndarray) -> np.ndarray:
+def nearest_codes(vqvae: VQVAE, codes: np.ndarray, train_codes: np.ndarray) -> np.ndarray:
     """How near the nearest training code map is: the fraction of positions that differ, float (N,).
 
     A map has other codes after its slice has moved by a pixel. So each decoded slice is also moved
-    in four directions and encoded again, and the nearest of its five maps counts.
+    in eight directions and encoded again, and the nearest of its nine maps counts.
     """
     images, candidates = vqvae.decode(codes), train_codes.reshape(len(train_codes), -1)
-    moved = [vqvae.encode(np.roll(images, step, axis)) for axis in (1, 2) for step in (-1, 1)]
+    moved = [vqvae.encode(np.roll(images, step, axis=(1, 2))) for step in STEPS]
     flat = [maps.reshape(len(maps), -1) for maps in (codes, *moved)]
     return np.min([cdist(maps, candidates, "hamming").min(1) for maps in flat], axis=0)
 

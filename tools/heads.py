@@ -77,13 +77,24 @@ def heads_table(
             name: one_subject_fraction(places, training) for name, (_, places) in nearest.items()
         },
         "memorisation": {
-            name: set_metrics.memorisation_test(nearest[name][0], nearest["reconstructed"][0])
+            name: memorisation(*(of_heads(nearest[one][0]) for one in (name, "reconstructed")))
             for name in ("heads", "planted copies")
         },
         "sets": {name: sets_by_third(networks, real, stacks) for name, stacks in sets.items()},
         "reformats": reformat_kid(networks, training, real, sets),
         "ventricles": ventricle_correlation(models, training, asked, seed),
     }
+
+
+def memorisation(distances: np.ndarray, unseen: np.ndarray) -> dict:
+    """The result of `set_metrics.memorisation_test` as {"count", "p_value"}."""
+    count, p_value = set_metrics.memorisation_test(distances, unseen)
+    return {"count": count, "p_value": round(p_value, 4)}
+
+
+def of_heads(values: np.ndarray) -> np.ndarray:
+    """Means over the slices of each head: float (n,) from (n * 32,)."""
+    return values.reshape(-1, SLICES_PER_SUBJECT).mean(1)
 
 
 def stacks_of(images: np.ndarray) -> np.ndarray:

@@ -40,9 +40,9 @@ from oasis_helpers.pretrained import (
 )
 from oasis_helpers.recipes import RECIPES, Recipe
 from oasis_helpers.vqvae import VQVAE
-from tools.heads import heads_table
+from tools.heads import heads_table, memorisation
 
-SEEDS = "seeds.json"  # of some weights: headline scores of their trainings with other seeds
+SEED_SCORES = "seeds.json"  # of some weights: headline scores of trainings with other seeds
 SAMPLES_PER_INDEX = 20  # generated slices at each of the 32 slice indices
 
 
@@ -147,8 +147,8 @@ def _score_samples(recipe: Recipe, models: Pretrained, splits: dict[str, SliceSe
             "samples": (images[chosen], indices[chosen], number[chosen]),
         }.items()
     }
-    memorisation = _memorisation(vqvae, codes, images, training, test)
-    scores |= {"set_metrics": table, "memorisation": memorisation}
+    copies = _memorisation(vqvae, codes, images, training, test)
+    scores |= {"set_metrics": table, "memorisation": copies}
     if prior.takes_below:
         parts = training, validate, test
         scores["heads"] = heads_table(models, networks, parts, recipe.seed)
@@ -219,8 +219,7 @@ def _memorisation(
         ],
         "codes": [set_metrics.nearest_codes(vqvae, x, train_codes) for x in (codes, unseen)],
     }
-    tests = {kind: set_metrics.memorisation_test(*pair) for kind, pair in distances.items()}
-    return {kind: {"count": count, "p_value": round(p, 4)} for kind, (count, p) in tests.items()}
+    return {kind: memorisation(*pair) for kind, pair in distances.items()}
 
 
 def model_card(name: str, scores: dict) -> str:
@@ -242,7 +241,8 @@ def model_card(name: str, scores: dict) -> str:
     current = json.loads(json.dumps(asdict(RECIPES[name])))
     template = environment.get_template("model_card.md.jinja")
     facts = {"name": name, "outdated": scores["recipe"] != current}
-    seeds = read_json(WEIGHTS / name / SEEDS) if (WEIGHTS / name / SEEDS).is_file() else None
+    file = WEIGHTS / name / SEED_SCORES
+    seeds = read_json(file) if file.is_file() else None
     measured = {"copies": results("memorisation"), "realism": results("realism"), "seeds": seeds}
     return template.render(facts, **measured, **scores)
 

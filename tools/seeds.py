@@ -5,32 +5,38 @@ are repeated. Headline scores of all three go to `data/weights/<name>/seeds.json
 released; the others stay in `build/train/<name>-seed<n>/`.
 """
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 from oasis_helpers.__main__ import ending_with_a_sentence
 from oasis_helpers.data import read_json, write_bytes, write_json
 from oasis_helpers.pretrained import CHECKPOINTS, WEIGHTS
 from oasis_helpers.training import file_lock
-from tools.score import SEEDS, main, measure, model_card, recipe_of, splits_for
+from tools.score import SEED_SCORES, main, measure, model_card, recipe_of, splits_for
 from tools.train import train_into
 
-MORE = 2  # trainings besides the released one
+TRAININGS = 3  # with the released one
 
 
 def score_seeds(name: str) -> dict:
-    """Scores the released weights' recipe with `MORE` other seeds; returns the released scores."""
+    """Scores the released weights and the same recipe with the next seeds; returns the former.
+
+    Raises:
+        ValueError: when the released weights were made by another recipe than today's.
+    """
     recipe, splits, folder = recipe_of(name), splits_for(name), WEIGHTS / name
     released = read_json(folder / "scores.json")
-    seeds, rows = [recipe.seed], [headline(released)]
-    for seed in range(recipe.seed + 1, recipe.seed + 1 + MORE):
-        work = CHECKPOINTS / f"{name}-seed{seed}"
+    seeds = [recipe.seed + more for more in range(TRAININGS)]
+    if released["recipe"] != json.loads(json.dumps(asdict(recipe))):
+        raise ValueError(f"{folder} was made by another recipe than today's; train {name!r} first.")
+    rows = [headline(released)]
+    for seed in seeds[1:]:
+        other, work = replace(recipe, seed=seed), CHECKPOINTS / f"{name}-seed{seed}"
         with file_lock(work, f"training {name!r}"):
-            other = replace(recipe, seed=seed)
-            train_into(work / "released", other, splits, work)
-            rows.append(headline(measure(work / "released", other, splits)))
-        seeds.append(seed)
+            train_into(work / "weights", other, splits, work)
+            rows.append(headline(measure(work / "weights", other, splits)))
     scores = {score: [row[score] for row in rows] for score in rows[0]}
-    write_json(folder / SEEDS, {"seeds": seeds, "scores": scores}, indent=1)
+    write_json(folder / SEED_SCORES, {"seeds": seeds, "scores": scores}, indent=1)
     write_bytes(folder / "MODEL_CARD.md", model_card(name, released).encode())
     return released
 

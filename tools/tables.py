@@ -175,16 +175,6 @@ def heads_table() -> str:
     return markdown(headings.split("|"), rows)
 
 
-def seeds_table() -> str:
-    """Headline scores of three trainings, whose mean and standard deviation come last."""
-    rows = []
-    for name in (PICTURED, "cohort"):
-        for score, values in read_json(WEIGHTS / name / "seeds.json")["scores"].items():
-            spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
-            rows.append([f"`{name}`, {score}", *(f"{value:.3f}" for value in values), spread])
-    return markdown(["score", "released", "second", "third", "mean ± deviation"], rows)
-
-
 def memorisation_table() -> str:
     """How many samples are nearer to a training slice than every unseen slice, and p-values."""
     rows = []
@@ -243,12 +233,13 @@ def halves_table() -> str:
 
 def tokenizers_table() -> str:
     """What our prior needs for the 10 x 10 codes of several tokenizers."""
-    headings = ["codes of", "positions with brain", "brain SSIM", "baseline per position"]
+    headings = ["codes of", "positions with brain", "brain SSIM", "baseline"]
     headings += ["our prior", "ratio", "saved per slice"]
     rows = []
     for one in pretrained.results("tokenizers")["tokenizers"].values():
         scores, prior = one["scores"], one["prior"]
-        baseline, bits = prior["baselines"]["per position"], prior["bits_per_code"]
+        baseline = prior["baselines"]["per slice index and position"]
+        bits = prior["bits_per_code"]
         codes = scores["bits_per_slice"] / prior["baselines"]["uniform"]
         rows.append(
             [
@@ -257,7 +248,7 @@ def tokenizers_table() -> str:
                 f"{Estimate(*scores['brain_ssim'])}",
                 f"{baseline:.3f}",
                 f"{Estimate(*bits)}",
-                f"{prior['ratio_to_per_position']:.2f}",
+                f"{bits[0] / baseline:.2f}",
                 f"{codes * (baseline - bits[0]):.0f} bits",
             ]
         )
@@ -293,13 +284,13 @@ def speed_table() -> str:
 
 
 def small_data_table() -> str:
-    """Bits per code of priors that learned from few subjects: each seed, and their mean."""
+    """Bits per code of priors trained on few subjects: each seed, and their ensemble."""
     rows = []
     for one in pretrained.results("small_data")["variants"].values():
         rows.append([one["name"], *_seeds(one["bits_per_code"])])
         if "distilled" in one:
-            rows.append(["learns from the mean of the three above", *_seeds(one["distilled"])])
-    columns = ("mean (three seeds)", "mean of the priors")
+            rows.append(["distilled from the ensemble above", *_seeds(one["distilled"])])
+    columns = ("mean (three seeds)", "ensemble")
     headings = [f"{kind}: {column}" for kind in ("given", "single") for column in columns]
     return markdown(["prior", *headings], rows)
 
@@ -334,7 +325,6 @@ TABLES = {
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
     "heads": heads_table,
-    "seeds": seeds_table,
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,

@@ -162,19 +162,30 @@ def test_weights_that_sample_heads_get_a_decoder_of_heads(tiny, cohort_root, mon
 
 
 @pytest.mark.long
-def test_other_seeds_give_other_scores(tiny, monkeypatch):
+def test_other_seeds_give_another_prior_on_the_same_codes(tiny, monkeypatch, refused):
     def headline(scores):
-        return {"bits per code": scores["prior_test"]["bits_per_code"][0]}
+        return {
+            "bits per code": scores["prior_test"]["bits_per_code"][0],
+            "marginal": scores["prior_test"]["baselines"]["marginal"],
+        }
 
+    train.train_weights("tiny")
+    alone, recipe = recipes.RECIPES["tiny-fine"], recipes.RECIPES["tiny"]
+    fine = dataclasses.replace(alone, prior=recipe.prior, prior_schedule=recipe.prior_schedule)
+    monkeypatch.setitem(recipes.RECIPES, "tiny-fine", fine)
     monkeypatch.setattr(seeds, "headline", headline)
-    released = train.train_weights("tiny")
-    assert seeds.score_seeds("tiny") == json.loads(json.dumps(released))
-    kept = json.loads((tiny / "tiny" / "seeds.json").read_text())
+    released = train.train_weights("tiny-fine")
+    assert seeds.score_seeds("tiny-fine") == json.loads(json.dumps(released))
+    kept = json.loads((tiny / "tiny-fine" / "seeds.json").read_text())
     assert kept["seeds"] == [0, 1, 2]
-    bits = kept["scores"]["bits per code"]
-    assert bits[0] == headline(released)["bits per code"] and len(set(bits)) == 3
+    bits, marginal = kept["scores"].values()
+    assert bits[0] == headline(released)["bits per code"]
+    assert len(set(bits)) == 3 and len(set(marginal)) == 1
     row = f"| bits per code | {' | '.join(f'{value:.3f}' for value in bits)} |"
-    assert row in (tiny / "tiny" / "MODEL_CARD.md").read_text()
+    assert row in (tiny / "tiny-fine" / "MODEL_CARD.md").read_text()
+    monkeypatch.setitem(recipes.RECIPES, "tiny-fine", dataclasses.replace(fine, views=2))
+    words = "was made by another recipe than today's; train 'tiny-fine' first."
+    refused(lambda: seeds.score_seeds("tiny-fine"), words)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import numpy as np
 
 from experiments import memorisation
+from oasis_helpers import set_metrics
 from tests.examples import heads
 
 
@@ -21,11 +22,11 @@ def test_copies_are_of_training_slices():
     train = heads(4)
     copies = memorisation.copies_of(train)
     assert {images.shape for images in copies.values()} == {(memorisation.COPIES, 32, 32, 1)}
-    again, moved, joined = (
-        copies[kind] for kind in ("decoded again", "moved by a pixel", "two halves")
-    )
-    steps = [np.roll(again, step, axis) for step in (-1, 1) for axis in (1, 2)]
-    assert np.any([(moved == one).all((1, 2, 3)) for one in steps], axis=0).all()
+    again, joined = copies["decoded again"], copies["two halves"]
+    for pixels, name in ((1, "moved by a pixel"), (2, "moved by two pixels")):
+        steps = pixels * np.array(set_metrics.STEPS)
+        moved = [np.roll(again, step, axis=(1, 2)) for step in steps]
+        assert np.any([(copies[name] == one).all((1, 2, 3)) for one in moved], axis=0).all()
     for half in (np.s_[:, :, :16], np.s_[:, :, 16:]):
         distances = ((joined[half][:, None] - train.images[half][None]) ** 2).sum((2, 3, 4))
         assert distances.min(1).max() == 0

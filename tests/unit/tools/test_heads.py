@@ -39,6 +39,17 @@ def test_the_copy_alarm_notices_a_planted_copy():
     assert fraction(examples(3, seed=1).images)["mean"] < 0.8
 
 
+def test_copied_heads_are_nearer_than_unseen_ones():
+    training, unseen = examples(5), examples(6, seed=1).images
+    copies = training.images[: 3 * 32]
+
+    def distances(slices):
+        return heads.of_heads(nearest_pixels(slices, training)[0])
+
+    found = heads.memorisation(distances(np.concatenate([copies, unseen])), distances(unseen))
+    assert found == {"count": 3, "p_value": round((9 / 15) ** 3, 4)}
+
+
 def test_frames_of_reformats_keep_every_value():
     planes = np.random.default_rng(0).random((2, 32, 80))
     pictures = heads.framed(planes, 80)

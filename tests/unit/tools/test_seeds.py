@@ -4,13 +4,13 @@ import pytest
 
 from oasis_helpers.data import read_json
 from oasis_helpers.pretrained import WEIGHTS
-from tools.score import SEEDS
+from tools.score import SEED_SCORES
 from tools.seeds import headline
 
 
 @pytest.mark.parametrize("name", ["oasis1", "cohort"])
 def test_the_first_seed_is_that_of_the_released_weights(name):
-    file, released = WEIGHTS / name / SEEDS, headline(read_json(WEIGHTS / name / "scores.json"))
+    file, released = WEIGHTS / name / SEED_SCORES, headline(read_json(WEIGHTS / name / "scores.json"))
     if not file.is_file():
         pytest.skip(f"{name} has no scores of other seeds yet")
     kept = read_json(file)["scores"]
