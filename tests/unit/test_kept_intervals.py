@@ -12,7 +12,7 @@ SYMMETRIC = {"ssim", "brain_ssim", "psnr_db", "bits_per_code", "kid", "kid_rando
 FILES = {path.stem: path for path in RESULTS.glob("*.json")}
 FILES |= {path.parent.name: path for path in WEIGHTS.glob("*/scores.json")}
 # Measured with the old intervals: remove a name when it is measured again.
-AWAITING = {"priors", "tokenizers"}
+AWAITING = {"tokenizers"}
 
 
 def intervals(content: dict) -> list:
