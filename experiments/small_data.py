@@ -1,4 +1,4 @@
-"""What helps a prior that has few subjects to learn from?
+"""What helps a prior trained on few subjects?
 
 A sixth of the training subjects gives the codes. Each variant is trained for 11 epochs, and has
 half the filters of the shipped prior. Weight decay: Kim et al. 2025 (arXiv 2509.14786) find the

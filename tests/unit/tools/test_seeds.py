@@ -10,7 +10,8 @@ from tools.seeds import headline
 
 @pytest.mark.parametrize("name", ["oasis1", "cohort"])
 def test_the_first_seed_is_that_of_the_released_weights(name):
-    file, released = WEIGHTS / name / SEED_SCORES, headline(read_json(WEIGHTS / name / "scores.json"))
+    file = WEIGHTS / name / SEED_SCORES
+    released = headline(read_json(WEIGHTS / name / "scores.json"))
     if not file.is_file():
         pytest.skip(f"{name} has no scores of other seeds yet")
     kept = read_json(file)["scores"]
