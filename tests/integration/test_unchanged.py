@@ -1,5 +1,6 @@
 """Shipped weights compute today what they computed at commit a0083c0, before names and files moved.
 
+The priors of `cohort` and `oasis1` are newer: for them, it is what they computed when released.
 `python tests/integration/test_unchanged.py` wrote `unchanged/*.npz` beside it at that commit. Codes
 of real slices are kept as hashes, one a slice, and their decoded pictures as a few projections: no
 real slice and no reconstruction of one can be made from them.
