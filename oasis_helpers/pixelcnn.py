@@ -26,7 +26,8 @@ NO_CONDITION = SLICES_PER_SUBJECT  # in place of a slice index: sample or score 
 UNKNOWN = -1  # in place of a code of the neighbour, or of the bin of a head's condition
 BATCH = 64  # maps in one pass of `log_prob`; bounds the memory
 HEAD_CONDITIONS = 4  # of a head: as many as `head_measures` has columns
-HEAD_DROPOUT = 0.3  # fraction of the other maps whose head's conditions are hidden in training
+# Fraction of maps whose head's conditions are hidden in training, without the slice below and with.
+HEAD_DROPOUT = 0.6, 0.3
 
 _register = keras.saving.register_keras_serializable("oasis_helpers")
 
@@ -216,8 +217,7 @@ class GatedPixelCNN(Prior):
             prior also accepts `NO_CONDITION`, so that one network samples with and without an
             index (Ho and Salimans 2022, arXiv 2207.12598).
         below_dropout: fraction of maps trained on as single slices: their neighbour, the code map
-            of the slice below, and their head's conditions are hidden. None for a prior that takes
-            no neighbour.
+            of the slice below, is hidden. None for a prior that takes no neighbour.
         head_bins: B, the number of bins of each condition of a head; 0 for none. The weight
             `head_counts`, float (B, B, B, B), counts how often training heads combine their bins.
     """
@@ -295,12 +295,12 @@ class GatedPixelCNN(Prior):
         return self.logits(self.head(features))
 
     def _withheld(self, below, conditions):
-        """Both inputs hidden for some maps of the batch, as for single slices; or one of them."""
+        """Both inputs, each hidden for some maps of the batch."""
         random = keras.random.uniform((2, ops.shape(below)[0]), seed=self.random)
         alone = random[0] < self.below_dropout
-        no_condition = ops.logical_or(alone, random[1] < HEAD_DROPOUT)[:, None]
+        no_condition = random[1] < ops.where(alone, *HEAD_DROPOUT)
         below = ops.where(alone[:, None, None], UNKNOWN, below)
-        return below, ops.where(no_condition, UNKNOWN, conditions)
+        return below, ops.where(no_condition[:, None], UNKNOWN, conditions)
 
     def condition_features(self, slice_index, conditions):
         """What conditions a whole map, float (N, C): its slice index, and its head's bins."""

@@ -96,15 +96,15 @@ def test_what_is_not_given_is_unknown():
 
 
 def test_the_neighbour_and_conditions_are_hidden_in_training_only(monkeypatch):
-    """Single slices hide both, some others only their head's conditions."""
+    """Single slices hide their head's conditions more often, so both are seen without the other."""
     prior = neighbour((4, 4))
     below = np.random.default_rng(0).integers(K, size=(256, 4, 4)).astype("int32")
     monkeypatch.setattr(prior, "below_dropout", 0.5)
     given, conditions = map(np.asarray, prior._withheld(below, np.zeros((256, 4), "int32")))
     single, unknown = (given == -1).all((1, 2)), (conditions == -1).all(1)
     assert (given[~single] == below[~single]).all() and (conditions[~unknown] == 0).all()
-    assert 0.35 < single.mean() < 0.65 and unknown[single].all()
-    assert 0.15 < unknown[~single].mean() < 0.45
+    assert 0.35 < single.mean() < 0.65
+    assert 0.15 < unknown[~single].mean() < 0.45 < unknown[single].mean() < 0.75
     monkeypatch.setattr(prior, "_withheld", None)
     prior(prior.inputs_for(CODES, [3, 20]), training=False)
 
