@@ -238,7 +238,7 @@ def tokenizers_table() -> str:
     rows = []
     for one in pretrained.results("tokenizers")["tokenizers"].values():
         scores, prior = one["scores"], one["prior"]
-        baseline = prior["baselines"]["per slice index and position"]
+        baseline = prior["baselines"]["smoothed over indices"]
         bits = prior["bits_per_code"]
         codes = scores["bits_per_slice"] / prior["baselines"]["uniform"]
         rows.append(

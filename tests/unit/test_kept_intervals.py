@@ -11,8 +11,6 @@ from oasis_helpers.pretrained import RESULTS, WEIGHTS
 SYMMETRIC = {"ssim", "brain_ssim", "psnr_db", "bits_per_code", "kid", "kid_random", "pairwise_ssim"}
 FILES = {path.stem: path for path in RESULTS.glob("*.json")}
 FILES |= {path.parent.name: path for path in WEIGHTS.glob("*/scores.json")}
-# Measured with the old intervals: remove a name when it is measured again.
-AWAITING = {"tokenizers"}
 
 
 def intervals(content: dict) -> list:
@@ -27,9 +25,7 @@ def intervals(content: dict) -> list:
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_kept_intervals_are_symmetric(name, request):
-    if name in AWAITING:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="measured with old intervals"))
+def test_kept_intervals_are_symmetric(name):
     for mean, low, high in intervals(read_json(FILES[name])):
         assert (low + high) / 2 == pytest.approx(mean, abs=2e-4)
 

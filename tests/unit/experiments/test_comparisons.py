@@ -59,7 +59,7 @@ def test_stored_tokenizers_show_what_notebook_05_says():
         assert result["prior"]["bits_per_code"][0] < min(result["prior"]["baselines"].values())
     priors = [result["prior"] for result in stored.values()]
     bits = [prior["bits_per_code"][0] for prior in priors]
-    baseline = [prior["baselines"]["per slice index and position"] for prior in priors]
+    baseline = [prior["baselines"]["smoothed over indices"] for prior in priors]
     ratios = np.divide(bits, baseline)
     assert bits == sorted(bits) and ratios.argmax() == 3 and max(ratios) < 1.1 * min(ratios)
 
