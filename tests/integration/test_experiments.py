@@ -119,7 +119,7 @@ def test_temperatures(few, cohort_root, monkeypatch):
     monkeypatch.setattr(temperature, "TEMPERATURES", (0.3, 1.0))
     tables = temperature.measure(cohort_root, "cohort", stacks=6)["temperatures"]
     low, usual = tables["0.3"], tables["1.0"]
-    assert low["slices"] == usual["slices"] == 192 and len(usual["high_frequency_power"]) == 3
+    assert low["slices"] == usual["slices"] == 192
     assert low["pairwise_ssim"][0] > usual["pairwise_ssim"][0]
 
 
