@@ -1,6 +1,6 @@
-"""The doors of the course: `python -m oasis_helpers run | lab | convert | grade | doctor`.
+"""The commands of the course: `python -m oasis_helpers run | lab | convert | grade | doctor`.
 
-A door starts a module that does the work; `make` has the same doors. `convert` needs no repository.
+Each starts a module that does the work; `make` has the same ones. `convert` needs no repository.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from oasis_helpers import REPOSITORY, own_folder
 
-DOORS = {
+COMMANDS = {
     "run": ("tools.notebooks", "execute the series, keep its figures, print a summary"),
     "lab": ("tools.lab", "start JupyterLab on your own copies of the notebooks"),
     "convert": ("oasis_helpers.convert", "convert other forms of OASIS into the course's layout"),
@@ -25,11 +25,11 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def main() -> None:
-    """Starts the module behind the door that the command line names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in DOORS:
-        lines = (f"  {name:8s} {purpose}" for name, (_, purpose) in DOORS.items())
+    """Starts the module of the command that the command line names."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        lines = (f"  {name:8s} {purpose}" for name, (_, purpose) in COMMANDS.items())
         sys.exit("\n".join(["Usage: python -m oasis_helpers COMMAND", *lines]))
-    module, _ = DOORS[sys.argv.pop(1)]
+    module, _ = COMMANDS[sys.argv.pop(1)]
     if module.startswith("tools.") and not (REPOSITORY / "tools").is_dir():
         sys.exit(f"{REPOSITORY} is not a checkout of the course; clone the repository for this.")
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"

@@ -86,10 +86,10 @@ def lab(tmp_path):
 def start_page(tmp_path):
     """The address that `make lab` opens, on copies in a folder of this test."""
     folder = REPOSITORY / f"my_notebooks-{tmp_path.name}"  # links lead from it as from a student's
-    door = "import sys; from pathlib import Path; from tools import lab; "
-    door += "lab.MINE = Path(sys.argv.pop(1)); lab.main()"
+    command = "import sys; from pathlib import Path; from tools import lab; "
+    command += "lab.MINE = Path(sys.argv.pop(1)); lab.main()"
     try:
-        with served(["-c", door, str(folder)], tmp_path) as address:
+        with served(["-c", command, str(folder)], tmp_path) as address:
             yield f"{address}/?token=student"
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,15 +18,15 @@ FIGURE = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()"
 EXECUTE = """
 import sys
 from pathlib import Path
-from oasis_helpers import __main__ as doors
+from oasis_helpers import __main__ as commands
 
 def command():
-    doors.ignore_other_settings()
+    commands.ignore_other_settings()
     from tools import notebooks
     notebooks.NOTEBOOKS, notebooks.BUILD = Path({folder!r}), Path({folder!r})
     notebooks.execute(Path({folder!r}, "00_test.ipynb"), Path({folder!r}, "executed.ipynb"))
 
-doors.ending_with_a_sentence(command)
+commands.ending_with_a_sentence(command)
 """
 
 
@@ -91,7 +91,7 @@ def test_settings_of_other_projects_stay_out(tmp_path, foreign_home):
 
 
 @pytest.mark.parametrize("backend", ["", "theano", "jax-not-installed", "os"])
-def test_the_door_of_run_needs_a_backend_that_keras_has(foreign_home, backend):
+def test_the_command_run_needs_a_backend_that_keras_has(foreign_home, backend):
     foreign_home |= {"OASIS_DATA_DIR": "/nowhere"} | {"KERAS_BACKEND": backend}
     command = [sys.executable, "-m", "oasis_helpers", "run"]
     run = subprocess.run(command, env=foreign_home, cwd=REPOSITORY, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The doors of the course, and how a command ends that cannot go on."""
+"""The commands of the course, and how a command ends that cannot go on."""
 
 import errno
 import os
@@ -8,22 +8,22 @@ import sys
 import numpy as np
 import pytest
 
-from oasis_helpers import __main__ as doors
+from oasis_helpers import __main__ as commands
 from oasis_helpers import load_slices
 
 
 @pytest.mark.parametrize("words", [[], ["train"]])
-def test_without_a_door_the_doors_are_listed(monkeypatch, words):
+def test_without_a_command_the_commands_are_listed(monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["oasis_helpers", *words])
     with pytest.raises(SystemExit) as ended:
-        doors.main()
+        commands.main()
     assert all(f"  {name}" in ended.value.code for name in ("run", "convert", "doctor"))
 
 
 def ended(command, capsys):
     """The exit code of a command, and what it printed as its reason."""
     with pytest.raises(SystemExit) as caught:
-        doors.ending_with_a_sentence(command)
+        commands.ending_with_a_sentence(command)
     code = caught.value.code
     return (1, code) if isinstance(code, str) else (code, capsys.readouterr().err.strip())
 
@@ -57,14 +57,14 @@ def test_an_interruption_says_how_to_go_on(capsys, reason):
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ValueError, match="mismatch"):
-        doors.ending_with_a_sentence(lambda: np.zeros(3) @ np.zeros(4))
+        commands.ending_with_a_sentence(lambda: np.zeros(3) @ np.zeros(4))
 
 
 def test_the_data_folder_is_made_absolute_for_the_kernels(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OASIS_DATA_DIR", "slices")
-    doors.ending_with_a_sentence(lambda: None)
-    assert doors.os.environ["OASIS_DATA_DIR"] == str(tmp_path / "slices")
+    commands.ending_with_a_sentence(lambda: None)
+    assert commands.os.environ["OASIS_DATA_DIR"] == str(tmp_path / "slices")
 
 
 def test_an_import_that_fails_is_a_sentence(monkeypatch):
@@ -72,10 +72,10 @@ def test_an_import_that_fails_is_a_sentence(monkeypatch):
         raise ModuleNotFoundError("No module named 'jax'")
 
     monkeypatch.setattr(sys, "argv", ["oasis_helpers", "run"])
-    monkeypatch.setattr(doors.runpy, "run_module", fail)
-    monkeypatch.setattr(doors, "ignore_other_settings", lambda: None)
+    monkeypatch.setattr(commands.runpy, "run_module", fail)
+    monkeypatch.setattr(commands, "ignore_other_settings", lambda: None)
     with pytest.raises(SystemExit, match="No module named 'jax'; `python -m oasis_helpers doctor`"):
-        doors.main()
+        commands.main()
 
 
 def test_names_that_the_terminal_cannot_show_end_no_command():
