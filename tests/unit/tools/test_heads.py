@@ -11,7 +11,7 @@ def stacks(count, seed=0):
     return heads.stacks_of(examples(count, seed).images)
 
 
-def test_strangers_agree_less_than_heads_in_every_third():
+def test_independent_slices_agree_less_than_heads_in_every_third():
     brightness = np.array([0.4, 0.6, 0.8, 1.0])[:, None, None, None, None]
     whole = stacks(4) * brightness
     mixed = np.stack([whole[(np.arange(32) + k) % 4, np.arange(32)] for k in range(4)])
