@@ -102,7 +102,7 @@ def alarms(distances: dict[str, dict], subjects: np.ndarray, seed: int = 0) -> d
         samples, unseen = of["samples"], of["unseen"]
         quiet["samples"][test] = sum(alarm(samples[s], unseen[u]) for s, u, _ in sets)
         quiet["unseen"][test] = sum(alarm(unseen[~u], unseen[u]) for _, u, _ in sets)
-        for kind in of.keys() - {"samples", "unseen"}:
+        for kind in (kind for kind in of if kind not in quiet):
             planted = [(samples[s], unseen[u], of[kind][c]) for s, u, c in sets]
             detected = np.mean([c < u.min() for _, u, c in planted])
             raised = {f: sum(alarm(plant(s, c, f), u) for s, u, c in planted) for f in FRACTIONS}

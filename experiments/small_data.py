@@ -1,10 +1,10 @@
 """What helps a prior trained on few subjects?
 
-A sixth of the training subjects gives the codes. Each variant is trained for 11 epochs, and has
-half the filters of the shipped prior. Weight decay: Kim et al. 2025 (arXiv 2509.14786) find the
-best value 30 times above the usual one where data are few. Reading orders: the halves of a brain
-are mirror images along a row. All are scored on *validation* subjects, because the comparison is
-for choosing.
+A sixth of the training subjects gives the codes. Each variant is trained for 11 epochs; all but the
+last have half the filters of the shipped prior. Weight decay: Kim et al. 2025 (arXiv 2509.14786)
+find the best value 30 times above the usual one where data are few. Reading orders: the halves of a
+brain are mirror images along a row. All are scored on *validation* subjects, because the comparison
+is for choosing.
 """
 
 import tempfile

@@ -204,8 +204,8 @@ class MaskedPixelCNN(Prior):
 class GatedPixelCNN(Prior):
     """Gated stacks without a blind spot, with causal attention, conditioned on the slice index.
 
-    van den Oord et al. 2016 (arXiv 1606.05328) with one attention layer after PixelSNAIL (Chen
-    et al. 2017, arXiv 1712.09763).
+    van den Oord et al. 2016 (arXiv 1606.05328) with causal attention after PixelSNAIL (Chen et
+    al. 2017, arXiv 1712.09763).
 
     Args:
         num_embeddings, grid: as for `Prior`.

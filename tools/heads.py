@@ -1,8 +1,8 @@
 """Scores of generated heads: stacks of 32 slices beside real ones and beside independent slices.
 
-A stack is float (n, 32, size, size, 1) in [0, 1]. Every table has four rows: "real" heads, the
+A stack is float (n, 32, size, size, 1) in [0, 1]. Most tables have four rows: "real" heads, the
 same heads "reconstructed", generated "heads", and stacks of "independent" slices, one sampled at
-each slice index without its neighbour. All but the last are decoded as whole heads.
+each slice index without its neighbour. The second and third are decoded as whole heads.
 """
 
 from __future__ import annotations
