@@ -1,6 +1,6 @@
 """The commands of the course: `python -m oasis_helpers run | lab | convert | grade | doctor`.
 
-Each starts a module that does the work; `make` has the same ones. `convert` needs no repository.
+Each starts a module that does the work. `convert` needs no repository.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class AdversarialDecoder(keras.Model):
     Esser et al. 2021 (VQGAN, arXiv 2012.09841).
 
     Args:
-        vqvae: whose decoder is trained; encoder and quantiser do not change.
+        vqvae: the model with the decoder to train; encoder and quantiser do not change.
         discriminator: from `patch_discriminator`.
         decoder: trained instead of the VQ-VAE's own; from `head_decoder`.
         reconstruction_weight, adversarial_weight, feature_weight: of the decoder's three terms.

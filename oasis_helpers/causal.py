@@ -142,8 +142,8 @@ class GatedBlock(keras.layers.Layer):
 
 def gate(features):
     """tanh of the first half of the channels times the sigmoid of the second half."""
-    values, switches = ops.split(features, 2, axis=-1)
-    return ops.tanh(values) * ops.sigmoid(switches)
+    values, gates = ops.split(features, 2, axis=-1)
+    return ops.tanh(values) * ops.sigmoid(gates)
 
 
 @_register

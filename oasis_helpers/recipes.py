@@ -178,7 +178,7 @@ class Schedule:
     Attributes:
         steps: number of batches; rounded to whole epochs.
         batch_size: slices or code maps in a step.
-        learning_rate: the peak after a warm-up, from which a cosine decays.
+        learning_rate: the peak between warm-up and cosine decay; fixed for the reference.
     """
 
     steps: int
@@ -268,7 +268,7 @@ RECIPES = {
         "oasis1", vqvae=FINE_GRID | {"num_embeddings": 256}, vqvae_schedule=Schedule(2000, 32, 4e-3)
     ),
     "oasis1-reference": _REFERENCE_20_EPOCHS,
-    "oasis1-reference-100": replace(  # as long as published: 100 epochs of each stage
+    "oasis1-reference-100": replace(  # 100 epochs of each stage, as published
         _REFERENCE_20_EPOCHS,
         vqvae_schedule=Schedule(3600, 128, 1e-3),
         prior_schedule=Schedule(7200, 64, 3e-4),

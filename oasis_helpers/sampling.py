@@ -398,5 +398,5 @@ def _affine(layer):
 
 
 def _gate(features: np.ndarray) -> np.ndarray:
-    values, switches = np.split(features, 2, axis=-1)
-    return np.tanh(values) * special.expit(switches)
+    values, gates = np.split(features, 2, axis=-1)
+    return np.tanh(values) * special.expit(gates)

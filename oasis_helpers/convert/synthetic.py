@@ -1,6 +1,6 @@
 """The course's default data: a synthetic cohort of brain slices in OASIS's folder layout.
 
-OASIS's terms forbid passing its pictures on, so the course draws its own brains. Each subject is
+OASIS's terms forbid passing its pictures on, so the course makes its own brains. Each subject is
 a random deformation of the MNI152 average brain that nilearn carries inside its package: nothing
 is downloaded and nobody's scan is used. What the slices share with the OASIS-1 slices of the
 course's own set is their geometry (Talairach space, 1 mm pixels, back of the head at the top,
