@@ -25,6 +25,7 @@ from oasis_helpers.data import (
 from oasis_helpers.metrics import Estimate
 from oasis_helpers.pretrained import WEIGHTS
 from oasis_helpers.recipes import RECIPES
+from tools.score import SEED_SCORES
 
 PAGES = ("README.md", "docs/results.md", "docs/negative-results.md")
 PICTURED = "oasis1"  # weights in README
@@ -173,6 +174,19 @@ def heads_table() -> str:
     headings += "|precision, recall, coverage"
     headings += "|KID of coronal reformats (random features)|of sagittal ones"
     return markdown(headings.split("|"), rows)
+
+
+def seeds_table() -> str:
+    """Headline scores of three trainings of both weights, one for each seed."""
+    names = (PICTURED, "cohort")
+    tables = [read_json(WEIGHTS / name / SEED_SCORES) for name in names]
+    rows = [
+        [score, *(", ".join(f"{x:.3f}" for x in table["scores"][score]) for table in tables)]
+        for score in tables[0]["scores"]
+    ]
+    seeds = (", ".join(map(str, table["seeds"])) for table in tables)
+    headings = (f"`{name}`, seeds {numbers}" for name, numbers in zip(names, seeds))
+    return markdown(["score", *headings], rows)
 
 
 def memorisation_table() -> str:
@@ -325,6 +339,7 @@ TABLES = {
     "set metrics": set_metrics_table,
     "set metrics of the cohort": cohort_set_metrics_table,
     "heads": heads_table,
+    "seeds": seeds_table,
     "memorisation": memorisation_table,
     "planted copies": planted_copies_table,
     "membership": membership_table,
